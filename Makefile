@@ -1,0 +1,61 @@
+# The pipeline, read top to bottom. Each command can be pasted after `. .venv/bin/activate`.
+# A recipe is a folder under recipes/; ARGS are key=value overrides: make train RECIPE=medcot ARGS="learning_rate=5e-5"
+
+RECIPE ?= demo
+ARGS ?=
+PYTHON ?= python3
+
+# What LLaMA-Factory takes only from the environment: no wandb key, no upload; no server on the network.
+export WANDB_MODE ?= $(if $(WANDB_API_KEY)$(shell grep -ls api.wandb.ai ~/.netrc),online,offline)
+export API_HOST ?= 127.0.0.1
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-slow data train predict eval serve clean
+
+help:  ## this list
+	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+demo: .venv/installed  ## the whole pipeline on a CPU with a tiny model, in minutes
+	rm -rf models/demo saves/demo
+	python -m preprocess.build recipes/demo/data.yaml
+	python -m preprocess.build recipes/demo/data.yaml dataset=demo_base output=data/demo/base think_from=none
+	python -m recipes.demo.build_model data/demo/train.json models/demo/random
+	WANDB_MODE=offline llamafactory-cli train recipes/demo/base.yaml
+	WANDB_MODE=offline llamafactory-cli train recipes/demo/train.yaml
+	python -m eval.predict recipes/demo/predict.yaml
+	python -m eval.run recipes/demo/eval.yaml
+
+data: .venv/installed  ## records -> registered <think> data sets
+	python -m preprocess.build recipes/$(RECIPE)/data.yaml $(ARGS)
+
+train: .venv/installed  ## QLoRA by LLaMA-Factory; a second call goes on from the last checkpoint
+	llamafactory-cli train recipes/$(RECIPE)/train.yaml $(ARGS)
+
+predict: .venv/installed  ## base and tuned model answer the held-out questions
+	python -m eval.predict recipes/$(RECIPE)/predict.yaml $(ARGS)
+
+eval: .venv/installed  ## perplexity and form, before against after: reports/RECIPE/index.html
+	python -m eval.run recipes/$(RECIPE)/eval.yaml $(ARGS)
+
+serve: .venv/installed  ## an OpenAI-compatible server on 127.0.0.1:8000 (API_KEY=… asks for a key)
+	llamafactory-cli api recipes/$(RECIPE)/serve.yaml $(ARGS)
+
+test: .venv/installed-dev  ## the fast tests; no network
+	python -m pytest -m "not slow" $(ARGS)
+
+test-slow: .venv/installed-dev  ## the rest: real training, real servers
+	python -m pytest -m slow $(ARGS)
+
+clean:  ## remove what the demo wrote; .venv and other recipes stay
+	rm -rf data/demo models/demo saves/demo reports/demo
+
+.venv/installed: requirements.txt constraints.txt
+	$(PYTHON) -c "import sys; v = sys.version_info[:2]; sys.exit(None if v in ((3, 11), (3, 12)) else f'Python 3.11 or 3.12 is needed, this is {v[0]}.{v[1]}: make PYTHON=python3.12')"
+	$(PYTHON) -m venv --clear .venv
+	python -m pip install --disable-pip-version-check -r requirements.txt -c constraints.txt
+	touch $@
+
+.venv/installed-dev: .venv/installed requirements-dev.txt
+	python -m pip install --disable-pip-version-check -r requirements-dev.txt -c constraints.txt
+	touch $@

@@ -1,0 +1,168 @@
+"""What every step of ours shares: flat YAML settings with overrides, one-line errors, atomic writes.
+
+A step is a module with a frozen dataclass of settings and a function that takes one:
+
+    python -m preprocess.build recipes/medcot/data.yaml limit=100
+
+`key=value` after the recipe file overrides a key, as LLaMA-Factory's own command line does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import os
+import sys
+import types
+import typing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import Any, TextIO, TypeVar
+
+import yaml
+
+Settings = TypeVar("Settings")
+
+
+class UserError(Exception):
+    """A mistake of the user's, in one line: which file, which place, what was expected, what to do."""
+
+
+def load(schema: type[Settings], path: str, overrides: Sequence[str] = ()) -> Settings:
+    """Read `path` (flat YAML) and `key=value` overrides into the dataclass `schema`.
+
+    Raises UserError for a file that can't be read, an unknown or missing key, and a value of the wrong type.
+    """
+    values, places = read_yaml(path)
+    for item in overrides:
+        key, equals, text = item.partition("=")
+        if not equals:
+            raise UserError(f"{item!r}: expected an override of the form key=value")
+        values[key], places[key] = _parse_yaml(text, f"override {item!r}"), f"override {item!r}"
+    known = {field.name: field for field in fields(schema)}
+    for key in values:
+        if key not in known:
+            raise UserError(f"{places[key]}: unknown key {key!r}{_suggest(key, known)}; known: {', '.join(known)}")
+    for name, field in known.items():
+        if name not in values and field.default is MISSING:
+            raise UserError(f"{path}: key {name!r} is missing; add `{name}: …`")
+    types_ = typing.get_type_hints(schema)
+    return schema(**{key: _typed(value, types_[key], key, places[key]) for key, value in values.items()})
+
+
+def read_yaml(path: str) -> tuple[dict[str, Any], dict[str, str]]:
+    """A flat YAML file as {key: value}, and for each key its place, `file:line`."""
+    document = _parse_yaml(read_text(path), path, yaml.compose)
+    if not isinstance(document, yaml.MappingNode):
+        raise UserError(f"{path}: expected `key: value` lines")
+    places: dict[str, str] = {}
+    for key, _ in document.value:
+        place = f"{path}:{key.start_mark.line + 1}"
+        if key.value in places:
+            raise UserError(f"{place}: key {key.value!r} is there twice (first at {places[key.value]}); keep one")
+        places[key.value] = place
+    return yaml.safe_load(read_text(path)), places
+
+
+def read_text(path: str | Path) -> str:
+    """The UTF-8 text of a file (a byte order mark is skipped), or a UserError that says why not."""
+    try:
+        return Path(path).read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except IsADirectoryError:
+        raise UserError(f"{path}: is a folder; name a file in it") from None
+    except PermissionError:
+        raise UserError(f"{path}: no permission to read it") from None
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{path}: byte {error.start} is not UTF-8; convert it first, e.g. iconv -f GB18030 -t UTF-8"
+        ) from None
+
+
+def _parse_yaml(text: str, place: str, parse: Callable[[str], Any] = yaml.safe_load) -> Any:
+    try:
+        return parse(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{place}:{mark.line + 1}" if mark and place.endswith((".yaml", ".yml")) else place
+        raise UserError(f"{where}: not valid YAML ({getattr(error, 'problem', error)})") from None
+
+
+def _suggest(key: str, known: typing.Iterable[str]) -> str:
+    close = difflib.get_close_matches(key, known, n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def _typed(value: Any, wanted: Any, key: str, place: str) -> Any:
+    """`value` as the type that the dataclass names; YAML reads 1e-4 as a string, so numbers are tried."""
+    options = typing.get_args(wanted) if isinstance(wanted, types.UnionType) else (wanted,)
+    for option in options:
+        base = typing.get_origin(option) or option
+        if isinstance(value, bool) and base is not bool:
+            continue
+        if isinstance(value, base) and all(isinstance(item, typing.get_args(option)) for item in _items(value)):
+            return value
+        if base is float and isinstance(value, int | str):
+            with suppress(ValueError):
+                return float(value)
+    names = " or ".join(getattr(o, "__name__", str(o)) if typing.get_origin(o) is None else str(o) for o in options)
+    raise UserError(f"{place}: {key} must be {names}, got {value!r}")
+
+
+def _items(value: Any) -> list:
+    return value if isinstance(value, list) else []
+
+
+def main(schema: type[Settings], step: Callable[[Settings], None], doc: str) -> None:
+    """The command line of a step: `RECIPE.yaml [key=value …]`; a mistake is one line on stderr and exit code 1."""
+    keys = "\n".join(f"  {field.name}: {field.type}{_default(field)}" for field in fields(schema))
+    parser = argparse.ArgumentParser(
+        description=f"{doc.strip()}\n\nkeys of the recipe file:\n{keys}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("recipe", help="the step's YAML file, e.g. recipes/demo/data.yaml")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="overrides of its keys")
+    arguments = parser.parse_args()
+    with one_line_errors():
+        step(load(schema, arguments.recipe, arguments.overrides))
+
+
+def _default(field: Any) -> str:
+    return " (required)" if field.default is MISSING else f" = {field.default!r}"
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Turn a UserError, a failing disk or Ctrl-C into one line and a non-zero exit code."""
+    try:
+        yield
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    except OSError as error:
+        sys.exit(f"error: {error.filename or 'input/output'}: {error.strerror or error}")
+    except KeyboardInterrupt:
+        print("interrupted; existing files are as they were", file=sys.stderr)
+        sys.exit(130)
+
+
+@contextmanager
+def atomic(path: str | Path) -> Iterator[TextIO]:
+    """A text file that replaces `path` whole when the block ends, and leaves it as it was when the block fails."""
+    target = Path(path).resolve()
+    if target.exists() and not os.access(target, os.W_OK):
+        raise UserError(f"{path}: no permission to write it")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "w", encoding="utf-8", newline="\n") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, target)
+    except OSError as error:
+        raise UserError(f"{path}: could not be written ({error.strerror or error}); nothing was changed") from error
+    finally:
+        temporary.unlink(missing_ok=True)
