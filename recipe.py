@@ -154,9 +154,9 @@ def atomic(path: str | Path) -> Iterator[TextIO]:
     target = Path(path).resolve()
     if target.exists() and not os.access(target, os.W_OK):
         raise UserError(f"{path}: no permission to write it")
-    target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
+        target.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "w", encoding="utf-8", newline="\n") as file:
             yield file
             file.flush()
@@ -165,4 +165,5 @@ def atomic(path: str | Path) -> Iterator[TextIO]:
     except OSError as error:
         raise UserError(f"{path}: could not be written ({error.strerror or error}); nothing was changed") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()

@@ -1,0 +1,111 @@
+"""A real `llamafactory-cli api`: started, asked, stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import openai
+import pytest
+import yaml
+
+from chat.server import serve
+from eval.predict import Predict, run
+from recipe import UserError
+from tests.conftest import ROOT
+
+
+@pytest.fixture
+def recipe(tiny: SimpleNamespace, tmp_path: Path) -> str:
+    values = yaml.safe_load((ROOT / "recipes/demo/serve.yaml").read_text(encoding="utf-8"))
+    values |= {"model_name_or_path": f"{tiny.root}/model", "adapter_name_or_path": tiny.adapter}
+    path = tmp_path / "tiny" / "serve.yaml"
+    path.parent.mkdir()
+    path.write_text(yaml.safe_dump(values), encoding="utf-8")
+    return str(path)
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def gone(port: int, seconds: float = 20) -> bool:
+    deadline = time.monotonic() + seconds
+    while listens(port) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return not listens(port)
+
+
+@pytest.mark.slow
+def test_it_answers_with_the_key_only_and_stops_even_on_an_error(recipe: str, tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="mine"), serve(recipe, log=f"{tmp_path}/log") as server:
+        port = int(server.base_url.split(":")[2].split("/")[0])
+        assert server.model == "tiny" and [model.id for model in server.client().models.list()] == ["tiny"]
+        with pytest.raises(openai.AuthenticationError):
+            openai.OpenAI(base_url=server.base_url, api_key="wrong").models.list()
+        sockets = subprocess.run(["ss", "-ltnH"], capture_output=True, text=True, check=False).stdout
+        assert all(line.split()[3].startswith("127.0.0.1:") for line in sockets.splitlines() if f":{port} " in line)
+        assert server.api_key not in Path(f"{tmp_path}/log").read_text(encoding="utf-8")
+        raise RuntimeError("mine")
+    assert gone(port)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_it_ends_with_the_process_that_started_it(recipe: str, tmp_path: Path, number: signal.Signals) -> None:
+    code = (
+        "import sys, time; from chat.server import serve\n"
+        "with serve(sys.argv[1], log=sys.argv[2]) as server:\n"
+        "    print(server.base_url, flush=True); time.sleep(600)"
+    )
+    parent = subprocess.Popen(
+        [sys.executable, "-c", code, recipe, f"{tmp_path}/log"], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    port = int(parent.stdout.readline().split(":")[2].split("/")[0])
+    assert listens(port)
+    parent.send_signal(number)
+    parent.wait()
+    assert gone(port)
+
+
+@pytest.mark.slow
+def test_both_arms_answer_the_same_questions(tiny: SimpleNamespace, recipe: str, tmp_path: Path) -> None:
+    run(Predict(recipe, "tiny_eval", str(tmp_path), limit=3, max_tokens=8, dataset_dir=str(tiny.root)))
+    base, tuned = (
+        [json.loads(line) for line in (tmp_path / f"answers-{arm}.jsonl").read_text(encoding="utf-8").splitlines()]
+        for arm in ("base", "tuned")
+    )
+    assert [row["id"] for row in base] == [row["id"] for row in tuned] and len(base) == 3
+    assert [row["answer"] for row in base] != [row["answer"] for row in tuned]
+    assert all(row["finish_reason"] == "length" and row["completion_tokens"] == 8 for row in base)
+    assert {row["adapter_sha256"] for row in base} == {None}
+
+
+@pytest.mark.slow
+def test_a_server_that_can_not_start_says_why(recipe: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"ended with code 1; its last line: .*no_such_model"):  # noqa: SIM117
+        with serve(recipe, ["model_name_or_path=no_such_model"], log=f"{tmp_path}/log"):
+            pytest.fail("it started")
+
+
+def test_a_missing_adapter_is_named_before_any_server_starts(tiny: SimpleNamespace, tmp_path: Path) -> None:
+    (tmp_path / "serve.yaml").write_text(f"model_name_or_path: x\nadapter_name_or_path: {tmp_path}\n")
+    with pytest.raises(UserError, match=r"adapter_model\.safetensors: no such file"):
+        run(Predict(f"{tmp_path}/serve.yaml", "tiny_eval", str(tmp_path), dataset_dir=str(tiny.root)))
+
+
+def test_a_proxy_is_not_asked_about_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    from chat.server import Server
+
+    monkeypatch.setitem(os.environ, "HTTP_PROXY", "http://127.0.0.1:9")
+    monkeypatch.setitem(os.environ, "ALL_PROXY", "http://127.0.0.1:9")
+    client = Server("http://127.0.0.1:8/v1", "key", "m").client()
+    assert not client._client._mounts
