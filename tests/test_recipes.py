@@ -75,7 +75,8 @@ def code_blocks(path: Path) -> list[str]:
 def test_documents_name_only_what_is_there(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    assert set(re.findall(r"\bmake ([a-z][a-z-]*)", text)) <= targets
+    commands = " ".join([*code_blocks(path), *re.findall(r"`([^`\n]+)`", text)])
+    assert set(re.findall(r"\bmake ([a-z][a-z-]*)", commands)) <= targets
     for link in re.findall(r"\]\(([^)#]+)\)", text):
         assert link.startswith("https://") or (path.parent / link).exists(), link
     for named in re.findall(r"\b((?:recipes|preprocess|eval|chat|tests|bench)/[\w./-]+\.(?:py|yaml|md|html))", text):
