@@ -39,21 +39,25 @@ def read_history(run: str | Path) -> list[dict[str, float]]:
 def curves(history: list[dict[str, float]]) -> dict[str, str]:
     """One SVG a curve, over the global step (the step itself over the count of log lines); the same bytes each time."""
     steps = [row["step"] for row in history]
-    lines = list(range(1, len(history) + 1))
+    lines = [float(number) for number in range(1, len(history) + 1)]
     return {
-        name: draw(title, lines if name == "step" else steps, [row.get(name, float("nan")) for row in history])
+        title: draw(
+            lines if name == "step" else steps,
+            [row.get(name, float("nan")) for row in history],
+            "log line" if name == "step" else "step",
+        )
         for name, title in CURVES.items()
     }
 
 
-def draw(title: str, x: list[float], y: list[float]) -> str:
-    """A line chart as an `<svg>` element, its text left as text so that the page's fonts show Chinese."""
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": title, "font.family": "sans-serif"}):
+def draw(x: list[float], y: list[float], label: str) -> str:
+    """A line chart as an `<svg>` element, without a title: the page has the fonts for Chinese, matplotlib need not."""
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "medcot", "font.family": "sans-serif"}):
         figure = Figure(figsize=(4.2, 2.6), layout="constrained")
         axes = figure.add_subplot()
         axes.plot(x, y, color="#0b6e6e", linewidth=1.6, marker="o" if len(x) < 3 else None)
-        axes.set_title(title, fontsize=10)
         axes.tick_params(labelsize=8)
+        axes.set_xlabel(label, fontsize=8)
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
         file = io.StringIO()

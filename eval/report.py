@@ -90,7 +90,7 @@ def write_report(folder: Path, metrics: dict[str, Any], answers: dict[str, Any],
         metrics=metrics,
         rows=summary_rows(metrics),
         pairs=answer_pairs(answers),
-        charts=[Markup(svg) for svg in curves(history).values()],
+        charts={title: Markup(svg) for title, svg in curves(history).items()},
         interval=interval,
         percent=percent,
     )

@@ -63,7 +63,8 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     model.save_pretrained(root / "model")
     torch.manual_seed(0)
     adapter = get_peft_model(
-        build_model(tokenizer), LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM")
+        build_model(tokenizer),
+        LoraConfig(r=4, target_modules="all-linear", modules_to_save=["lm_head"], task_type="CAUSAL_LM"),
     )
     for name, weight in adapter.named_parameters():
         if "lora_B" in name:
