@@ -82,6 +82,12 @@ def read_text(path: str | Path) -> str:
         ) from None
 
 
+def check_model(recipe: str, model: str) -> None:
+    """UserError where `model` is written as a folder and there is none; a hub id (`Qwen/Qwen3-0.6B`) is let through."""
+    if model.startswith((".", "/", "~", "models/", "saves/")) and not Path(model).expanduser().is_dir():
+        raise UserError(f"{recipe}: model_name_or_path: no folder {model}; put the model there, or train it first")
+
+
 def _parse_yaml(text: str, place: str, parse: Callable[[str], Any] = yaml.safe_load) -> Any:
     try:
         return parse(text)

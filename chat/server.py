@@ -24,7 +24,7 @@ from pathlib import Path
 import openai
 from tqdm import tqdm
 
-from recipe import UserError, read_yaml
+from recipe import UserError, check_model, read_yaml
 
 HOST = "127.0.0.1"
 PR_SET_PDEATHSIG = 1
@@ -50,7 +50,9 @@ def serve(recipe: str, overrides: Sequence[str] = (), log: str = "server.log", w
 
     The output goes to `log`. Raises UserError if it ends before it answers or doesn't answer in `wait` seconds.
     """
-    read_yaml(recipe)
+    values, _ = read_yaml(recipe)
+    values |= dict(item.split("=", 1) for item in overrides)
+    check_model(recipe, str(values.get("model_name_or_path", "")))
     port = _free_port()
     server = Server(f"http://{HOST}:{port}/v1", secrets.token_urlsafe(24), Path(recipe).parent.name)
     environment = os.environ | {

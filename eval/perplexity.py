@@ -29,7 +29,7 @@ from tqdm import tqdm
 from preprocess.records import read_rows
 from preprocess.register import read_registry
 from preprocess.think import spans
-from recipe import UserError, read_yaml
+from recipe import UserError, check_model, read_yaml
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -93,6 +93,7 @@ def read_arguments(train: str, dataset: str) -> Arguments:
 
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")
     values, _ = read_yaml(train)
+    check_model(train, str(values.get("model_name_or_path", "")))
     values = values | NEUTRAL | {"dataset": dataset, "output_dir": tempfile.gettempdir()}
     try:
         model, data, training, finetuning, _ = get_train_args(values)

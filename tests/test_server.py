@@ -91,8 +91,14 @@ def test_both_arms_answer_the_same_questions(tiny: SimpleNamespace, recipe: str,
 
 @pytest.mark.slow
 def test_a_server_that_can_not_start_says_why(recipe: str, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"ended with code 1; its last line: .*no_such_model"):  # noqa: SIM117
-        with serve(recipe, ["model_name_or_path=no_such_model"], log=f"{tmp_path}/log"):
+    with pytest.raises(UserError, match=r"log: llamafactory-cli api ended with code 1; its last line: .*Error"):  # noqa: SIM117
+        with serve(recipe, ["adapter_name_or_path=no_such_adapter"], log=f"{tmp_path}/log"):
+            pytest.fail("it started")
+
+
+def test_a_missing_model_folder_is_named_at_once(recipe: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"serve\.yaml: model_name_or_path: no folder models/none"):  # noqa: SIM117
+        with serve(recipe, ["model_name_or_path=models/none"], log=f"{tmp_path}/log"):
             pytest.fail("it started")
 
 
