@@ -85,13 +85,17 @@ def test_documents_name_only_what_is_there(path: Path) -> None:
         assert (ROOT / named).exists(), named
 
 
+def _numbers(line: str) -> list[str]:
+    return re.findall(r"\d+(?:[.,]\d+)*", line)
+
+
 def test_the_two_readmes_keep_step() -> None:
     english, chinese = ROOT / "README.md", ROOT / "README_zh.md"
     assert code_blocks(english) == code_blocks(chinese)
     numbers = [re.findall(r"^\|.*\|$", path.read_text(encoding="utf-8"), re.MULTILINE) for path in (english, chinese)]
     assert len(numbers[0]) == len(numbers[1])
     for ours, theirs in zip(*numbers, strict=True):
-        assert re.findall(r"\d[\d.,]*", ours) == re.findall(r"\d[\d.,]*", theirs)
+        assert _numbers(ours) == _numbers(theirs)
 
 
 def test_pins_are_exact_and_have_a_reason() -> None:
