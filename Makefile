@@ -11,6 +11,7 @@ export API_HOST ?= 127.0.0.1
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .DEFAULT_GOAL := help
+.NOTPARALLEL:
 .PHONY: help demo test test-slow data train predict eval serve clean
 
 help:  ## this list
@@ -26,19 +27,19 @@ demo: .venv/installed  ## the whole pipeline on a CPU with a tiny model, in minu
 	python -m eval.predict recipes/demo/predict.yaml
 	python -m eval.run recipes/demo/eval.yaml
 
-data: .venv/installed  ## records -> registered <think> data sets
+data: .venv/installed recipes/$(RECIPE)/data.yaml  ## records -> registered <think> data sets
 	python -m preprocess.build recipes/$(RECIPE)/data.yaml $(ARGS)
 
-train: .venv/installed  ## QLoRA by LLaMA-Factory; a second call goes on from the last checkpoint
+train: .venv/installed recipes/$(RECIPE)/train.yaml  ## QLoRA by LLaMA-Factory; a second call goes on from the last checkpoint
 	llamafactory-cli train recipes/$(RECIPE)/train.yaml $(ARGS)
 
-predict: .venv/installed  ## base and tuned model answer the held-out questions
+predict: .venv/installed recipes/$(RECIPE)/predict.yaml  ## base and tuned model answer the held-out questions
 	python -m eval.predict recipes/$(RECIPE)/predict.yaml $(ARGS)
 
-eval: .venv/installed  ## perplexity and form, before against after: reports/RECIPE/index.html
+eval: .venv/installed recipes/$(RECIPE)/eval.yaml  ## perplexity and form, before against after: reports/RECIPE/index.html
 	python -m eval.run recipes/$(RECIPE)/eval.yaml $(ARGS)
 
-serve: .venv/installed  ## an OpenAI-compatible server on 127.0.0.1:8000 (API_KEY=… asks for a key)
+serve: .venv/installed recipes/$(RECIPE)/serve.yaml  ## an OpenAI-compatible server on 127.0.0.1:8000 (API_KEY=… asks for a key)
 	llamafactory-cli api recipes/$(RECIPE)/serve.yaml $(ARGS)
 
 test: .venv/installed-dev  ## the fast tests; no network
@@ -52,7 +53,7 @@ clean:  ## remove what the demo wrote; .venv and other recipes stay
 
 .venv/installed: requirements.txt constraints.txt
 	$(PYTHON) -c "import sys; v = sys.version_info[:2]; sys.exit(None if v in ((3, 11), (3, 12)) else f'Python 3.11 or 3.12 is needed, this is {v[0]}.{v[1]}: make PYTHON=python3.12')"
-	$(PYTHON) -m venv --clear .venv
+	$(PYTHON) -m venv .venv
 	python -m pip install --disable-pip-version-check -r requirements.txt -c constraints.txt
 	touch $@
 

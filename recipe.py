@@ -12,11 +12,12 @@ from __future__ import annotations
 import argparse
 import difflib
 import os
+import reprlib
 import sys
 import types
 import typing
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any, TextIO, TypeVar
@@ -53,33 +54,40 @@ def load(schema: type[Settings], path: str, overrides: Sequence[str] = ()) -> Se
 
 
 def read_yaml(path: str) -> tuple[dict[str, Any], dict[str, str]]:
-    """A flat YAML file as {key: value}, and for each key its place, `file:line`."""
-    document = _parse_yaml(read_text(path), path, yaml.compose)
+    """A YAML file as {key: value}, and for each key its place, `file:line`; anchors and merges are refused."""
+    text = read_text(path)
+    document = _parse_yaml(text, path, yaml.compose)
     if not isinstance(document, yaml.MappingNode):
         raise UserError(f"{path}: expected `key: value` lines")
+    if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):
+        raise UserError(f"{path}: aliases (*name) are not read; write the value out")
     places: dict[str, str] = {}
     for key, _ in document.value:
         place = f"{path}:{key.start_mark.line + 1}"
+        if key.tag != "tag:yaml.org,2002:str":
+            raise UserError(f"{place}: expected a plain word as key")
         if key.value in places:
             raise UserError(f"{place}: key {key.value!r} is there twice (first at {places[key.value]}); keep one")
         places[key.value] = place
-    return yaml.safe_load(read_text(path)), places
+    return _parse_yaml(text, path), places
 
 
 def read_text(path: str | Path) -> str:
     """The UTF-8 text of a file (a byte order mark is skipped), or a UserError that says why not."""
     try:
+        if Path(path).exists() and not Path(path).is_file():
+            raise UserError(f"{path}: is a folder or no regular file; name a file")
         return Path(path).read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
-    except IsADirectoryError:
-        raise UserError(f"{path}: is a folder; name a file in it") from None
     except PermissionError:
         raise UserError(f"{path}: no permission to read it") from None
     except UnicodeDecodeError as error:
         raise UserError(
             f"{path}: byte {error.start} is not UTF-8; convert it first, e.g. iconv -f GB18030 -t UTF-8"
         ) from None
+    except ValueError as error:
+        raise UserError(f"{path!r}: no file name ({error})") from None
 
 
 def check_model(recipe: str, model: str) -> None:
@@ -91,10 +99,10 @@ def check_model(recipe: str, model: str) -> None:
 def _parse_yaml(text: str, place: str, parse: Callable[[str], Any] = yaml.safe_load) -> Any:
     try:
         return parse(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, KeyError, TypeError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{place}:{mark.line + 1}" if mark and place.endswith((".yaml", ".yml")) else place
-        raise UserError(f"{where}: not valid YAML ({getattr(error, 'problem', error)})") from None
+        raise UserError(f"{where}: not valid YAML ({getattr(error, 'problem', None) or error})") from None
 
 
 def _suggest(key: str, known: typing.Iterable[str]) -> str:
@@ -109,13 +117,19 @@ def _typed(value: Any, wanted: Any, key: str, place: str) -> Any:
         base = typing.get_origin(option) or option
         if isinstance(value, bool) and base is not bool:
             continue
+        if base is str and isinstance(value, str) and not value.isprintable() and not _is_text(value):
+            break
         if isinstance(value, base) and all(isinstance(item, typing.get_args(option)) for item in _items(value)):
             return value
         if base is float and isinstance(value, int | str):
-            with suppress(ValueError):
+            with suppress(ValueError, OverflowError):
                 return float(value)
     names = " or ".join(getattr(o, "__name__", str(o)) if typing.get_origin(o) is None else str(o) for o in options)
-    raise UserError(f"{place}: {key} must be {names}, got {value!r}")
+    raise UserError(f"{place}: {key} must be {names}, got {reprlib.repr(value)}")
+
+
+def _is_text(value: str) -> bool:
+    return "\0" not in value and not any("\ud800" <= char <= "\udfff" for char in value)
 
 
 def _items(value: Any) -> list:
@@ -132,6 +146,7 @@ def main(schema: type[Settings], step: Callable[[Settings], None], doc: str) -> 
     parser.add_argument("recipe", help="the step's YAML file, e.g. recipes/demo/data.yaml")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="overrides of its keys")
     arguments = parser.parse_args()
+    sys.stdout.reconfigure(errors="backslashreplace")
     with one_line_errors():
         step(load(schema, arguments.recipe, arguments.overrides))
 
@@ -146,7 +161,7 @@ def one_line_errors() -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {' '.join(str(error).split())}")
     except OSError as error:
         sys.exit(f"error: {error.filename or 'input/output'}: {error.strerror or error}")
     except KeyboardInterrupt:
@@ -157,19 +172,40 @@ def one_line_errors() -> Iterator[None]:
 @contextmanager
 def atomic(path: str | Path) -> Iterator[TextIO]:
     """A text file that replaces `path` whole when the block ends, and leaves it as it was when the block fails."""
-    target = Path(path).resolve()
-    if target.exists() and not os.access(target, os.W_OK):
-        raise UserError(f"{path}: no permission to write it")
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    with _staged([path]) as files:
+        yield files[0]
+
+
+def write_all(texts: dict[Path, str]) -> None:
+    """Write several files, all or none: the first is replaced only when the last is complete on the disk."""
+    with _staged(list(texts)) as files:
+        for file, text in zip(files, texts.values(), strict=True):
+            file.write(text)
+
+
+@contextmanager
+def _staged(paths: list[str | Path]) -> Iterator[list[TextIO]]:
+    targets = [Path(os.path.realpath(path)) for path in paths]
+    temporaries = [target.with_name(f".{target.name}.{os.getpid()}.tmp") for target in targets]
+    path: str | Path = paths[0]
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "w", encoding="utf-8", newline="\n") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
-    except OSError as error:
-        raise UserError(f"{path}: could not be written ({error.strerror or error}); nothing was changed") from error
+        with ExitStack() as stack:
+            files = []
+            for path, target, temporary in zip(paths, targets, temporaries, strict=True):
+                if target.exists() and not (target.is_file() and os.access(target, os.W_OK)):
+                    raise UserError(f"{path}: is no file, or may not be written; nothing was changed")
+                target.parent.mkdir(parents=True, exist_ok=True)
+                files.append(stack.enter_context(open(temporary, "w", encoding="utf-8", newline="\n")))
+            yield files
+            for path, file in zip(paths, files, strict=True):  # noqa: B007  (named in the error below)
+                file.flush()
+                os.fsync(file.fileno())
+        for path, temporary, target in zip(paths, temporaries, targets, strict=True):  # noqa: B007
+            os.replace(temporary, target)
+    except (OSError, UnicodeEncodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{path}: could not be written ({reason}); nothing was changed") from error
     finally:
-        with suppress(OSError):
-            temporary.unlink()
+        for temporary in temporaries:
+            with suppress(OSError):
+                temporary.unlink()

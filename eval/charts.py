@@ -27,10 +27,11 @@ def read_history(run: str | Path) -> list[dict[str, float]]:
     """The logged training steps of a finished run, oldest first."""
     path = Path(run) / "trainer_state.json"
     try:
-        history = json.loads(read_text(path))["log_history"]
-    except (json.JSONDecodeError, KeyError, TypeError):
+        steps = [row for row in json.loads(read_text(path))["log_history"] if "loss" in row]
+    except (ValueError, KeyError, TypeError):
         raise UserError(f"{path}: expected the state that LLaMA-Factory saves after training") from None
-    steps = [row for row in history if "loss" in row]
+    if not all({"step", "epoch"} <= row.keys() for row in steps):
+        raise UserError(f"{path}: expected `step` and `epoch` in every logged row")
     if not steps:
         raise UserError(f"{path}: no step was logged; lower logging_steps in the recipe")
     return steps

@@ -27,7 +27,7 @@ import torch
 from tqdm import tqdm
 
 from preprocess.records import read_rows
-from preprocess.register import read_registry
+from preprocess.register import dataset_file
 from preprocess.think import spans
 from recipe import UserError, check_model, read_yaml
 
@@ -126,14 +126,7 @@ def load_rows(arguments: Arguments, limit: int = 0) -> tuple[list[Row], PreTrain
 
 
 def _row_ids(data: Any) -> list[str]:
-    name = data.dataset[0]
-    registry = read_registry(data.dataset_dir)
-    if name not in registry:
-        raise UserError(
-            f"{name}: not registered in {data.dataset_dir}/dataset_info.json; run `make data` first "
-            f"(registered: {', '.join(registry) or 'none'})"
-        )
-    file = Path(data.dataset_dir) / registry[name]["file_name"]
+    file = dataset_file(data.dataset[0], data.dataset_dir)
     return [str(row.get("id", number)) for number, (_, row) in enumerate(read_rows(str(file)))]
 
 

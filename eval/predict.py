@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from chat.server import Server, serve
 from preprocess.records import read_rows, sha256_file, write_jsonl
-from preprocess.register import read_registry
+from preprocess.register import dataset_file
 from recipe import UserError, main, read_yaml
 
 
@@ -41,10 +41,7 @@ class Predict:
 
 def prompts(dataset: str, dataset_dir: str, limit: int = 0) -> list[dict[str, Any]]:
     """The questions of a registered alpaca set: id, messages, and the answer that stands there."""
-    registry = read_registry(dataset_dir)
-    if dataset not in registry:
-        raise UserError(f"dataset: {dataset!r} is not in {dataset_dir}/dataset_info.json; run `make data` first")
-    rows = read_rows(str(Path(dataset_dir) / registry[dataset]["file_name"]))
+    rows = read_rows(str(dataset_file(dataset, dataset_dir)))
     return [_prompt(row, place) for place, row in islice(rows, limit or None)]
 
 
@@ -93,6 +90,8 @@ def adapter_hash(adapter: str) -> str:
 
 def run(predict: Predict) -> None:
     """Run predict.yaml: both arms, one file each, written when the arm is complete."""
+    if predict.limit < 0 or predict.max_tokens < 1 or predict.temperature < 0:
+        raise UserError("expected limit >= 0 (0: all), max_tokens >= 1 and temperature >= 0")
     values, _ = read_yaml(predict.serve)
     if not values.get("adapter_name_or_path"):
         raise UserError(f"{predict.serve}: no adapter_name_or_path; expected the tuned adapter, the base is without it")

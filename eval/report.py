@@ -10,7 +10,6 @@ from markupsafe import Markup
 
 from eval.charts import curves
 from preprocess.think import split, well_formed
-from recipe import atomic
 
 SEGMENT_NAMES = {"think": "思考 thought", "markup": "标签 markup", "answer": "回答 answer", "end": "结束符 end token"}
 
@@ -77,8 +76,8 @@ def _side(title: str, row: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def write_report(folder: Path, metrics: dict[str, Any], answers: dict[str, Any], history: list[dict]) -> None:
-    """Write index.html and report.md."""
+def to_page(metrics: dict[str, Any], answers: dict[str, Any], history: list[dict]) -> str:
+    """index.html: figures, curves and answers in one file that asks nothing of the network."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -86,7 +85,7 @@ def write_report(folder: Path, metrics: dict[str, Any], answers: dict[str, Any],
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    page = environment.get_template("report.html").render(
+    return environment.get_template("report.html").render(
         metrics=metrics,
         rows=summary_rows(metrics),
         pairs=answer_pairs(answers),
@@ -94,10 +93,6 @@ def write_report(folder: Path, metrics: dict[str, Any], answers: dict[str, Any],
         interval=interval,
         percent=percent,
     )
-    with atomic(folder / "index.html") as file:
-        file.write(page)
-    with atomic(folder / "report.md") as file:
-        file.write(to_markdown(metrics))
 
 
 def to_markdown(metrics: dict[str, Any]) -> str:

@@ -17,11 +17,11 @@ from typing import Any
 from eval.charts import read_history
 from eval.perplexity import compare
 from eval.predict import adapter_hash
-from eval.report import summary_lines, write_report
-from preprocess.records import read_rows, sha256_file, write_json, write_jsonl
-from preprocess.register import read_registry
+from eval.report import summary_lines, to_markdown, to_page
+from preprocess.records import read_rows, sha256_file, text_field, to_json
+from preprocess.register import dataset_file
 from preprocess.think import well_formed
-from recipe import UserError, main, read_text
+from recipe import UserError, main, read_text, write_all
 
 PACKAGES = ("llamafactory", "torch", "transformers", "peft", "bitsandbytes")
 ARMS = ("base", "tuned")
@@ -57,13 +57,21 @@ def read_answers(folder: str, adapter: str) -> dict[str, list[dict[str, Any]]]:
         return {}
     if len(there) == 1:
         raise UserError(f"{folder}: only answers-{there[0]}.jsonl is there; run `make predict` for both arms")
-    answers = {arm: [row for _, row in read_rows(str(file))] for arm, file in files.items()}
+    answers = {arm: [_answer(row, place) for place, row in read_rows(str(file))] for arm, file in files.items()}
     base, tuned = ([(row["id"], row["prompt"]) for row in answers[arm]] for arm in ARMS)
     if base != tuned:
         raise UserError(f"{folder}: the two answer files differ in id or prompt; run `make predict` again")
     if {row["adapter_sha256"] for row in answers["tuned"]} != {adapter_hash(adapter)}:
         raise UserError(f"{files['tuned']}: made with another adapter than {adapter}; run `make predict` again")
     return answers
+
+
+def _answer(row: dict[str, Any], place: str) -> dict[str, Any]:
+    for key in ("id", "prompt", "answer", "finish_reason"):
+        text_field(row, key, place)
+    if "adapter_sha256" not in row:
+        raise UserError(f"{place}: key 'adapter_sha256' is missing; run `make predict` again")
+    return row
 
 
 def score_thoughts(answers: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
@@ -82,13 +90,25 @@ def training_summary(history: list[dict[str, float]]) -> dict[str, float]:
 
 def data_counts(dataset: str, dataset_dir: str) -> dict[str, Any]:
     """The counts that `make data` left beside the data set, {} for a set from elsewhere."""
-    file = Path(dataset_dir) / read_registry(dataset_dir)[dataset]["file_name"]
-    path = file.parent / "counts.json"
-    return json.loads(read_text(path)) if path.exists() else {}
+    path = dataset_file(dataset, dataset_dir).parent / "counts.json"
+    if not path.exists():
+        return {}
+    try:
+        counts = json.loads(read_text(path))
+        out = counts["train"] + counts["eval"] + sum(counts["dropped"].values())
+        whole = counts["read"] == out and {"file", "sha256"} <= counts["input"].keys()
+    except (ValueError, KeyError, TypeError, AttributeError):
+        whole = False
+    if not whole:
+        raise UserError(f"{path}: expected the counts that `make data` wrote, read = train + eval + dropped")
+    return counts
 
 
 def run(settings: Eval) -> None:
-    """Run eval.yaml and print the result."""
+    """Run eval.yaml and print the result; every file is written at the end, all or none."""
+    if settings.batch_size < 1 or settings.bootstrap < 100 or settings.limit < 0:
+        raise UserError("expected batch_size >= 1, bootstrap >= 100 rounds and limit >= 0 (0: all)")
+    data = data_counts(settings.dataset, settings.dataset_dir)
     history = read_history(settings.adapter)
     answers = read_answers(settings.output, settings.adapter)
     perplexity = compare(
@@ -98,7 +118,7 @@ def run(settings: Eval) -> None:
     metrics = {
         "perplexity": perplexity,
         **({"thought_well_formed": score_thoughts(answers)} if answers else {}),
-        "data": data_counts(settings.dataset, settings.dataset_dir),
+        "data": data,
         "training": training_summary(history),
         "made_from": {
             "train": settings.train,
@@ -110,9 +130,14 @@ def run(settings: Eval) -> None:
         },
     }
     output = Path(settings.output)
-    write_jsonl(output / "samples.jsonl", rows)
-    write_json(output / "metrics.json", metrics)
-    write_report(output, metrics, answers, history)
+    write_all(
+        {
+            output / "samples.jsonl": "".join(to_json(row) + "\n" for row in rows),
+            output / "metrics.json": to_json(metrics, indent=1) + "\n",
+            output / "index.html": to_page(metrics, answers, history),
+            output / "report.md": to_markdown(metrics),
+        }
+    )
     print("\n".join(summary_lines(metrics)))
     print(f"report: {output / 'index.html'}")
 

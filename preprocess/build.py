@@ -13,9 +13,10 @@ What does not become a row stands in dropped.jsonl with its reason; counts.json 
 from __future__ import annotations
 
 import hashlib
+import os
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -25,10 +26,10 @@ from tqdm import tqdm
 
 from preprocess import medical_o1
 from preprocess.clean import fault, question_key
-from preprocess.records import Record, put_jsonl, read_rows, sha256_file, to_json
-from preprocess.register import entry, read_registry, register
+from preprocess.records import Record, read_rows, sha256_file, to_json
+from preprocess.register import entry, locked, read_registry, registry_text
 from preprocess.think import join
-from recipe import UserError, atomic, main
+from recipe import UserError, main, write_all
 
 READERS: dict[str, Callable[[dict[str, Any], str], Record]] = {"medical_o1": medical_o1.to_record}
 THINK_FROM = ("thought", "none")
@@ -125,31 +126,43 @@ def _check(data: Data) -> None:
         raise UserError(f"source: unknown kind {data.source!r}; known: {', '.join(READERS)}")
     if data.think_from not in THINK_FROM:
         raise UserError(f"think_from: expected one of {', '.join(THINK_FROM)}, got {data.think_from!r}")
-    if not 0 <= data.eval_share < 1:
+    if not 0 <= data.eval_share < 1:  # also refuses nan
         raise UserError(f"eval_share: expected a share from 0 to below 1, got {data.eval_share}")
-    if data.limit < 0:
+    if not 0 <= data.limit < 2**31:
         raise UserError(f"limit: expected 0 (all) or a number of rows, got {data.limit}")
+    if not re.fullmatch(r"[\w-]+", data.dataset):
+        raise UserError(f"dataset: expected a name of letters, digits, _ and -, got {data.dataset!r}")
+    if not Path(data.dataset_dir).is_dir():
+        raise UserError(f"dataset_dir: no folder {data.dataset_dir}")
+    written = [f"{data.output}/{name}" for name in ("train.json", "eval.json", "dropped.jsonl", "counts.json")]
+    if os.path.realpath(data.input) in map(os.path.realpath, [*written, f"{data.dataset_dir}/dataset_info.json"]):
+        raise UserError(f"{data.input}: would be overwritten by its own output; name another `output`")
 
 
 def write(data: Data, train: list[Record], held_out: list[Record], dropped: list[dict], counts: dict) -> None:
-    """Write the four files, replacing old ones only when all are complete, then register the two sets."""
+    """Write the files and the registry, all or none; without held-out rows an earlier eval set goes, too."""
     out = Path(data.output)
     sets = {"train": train} | ({"eval": held_out} if held_out else {})
-    with ExitStack() as stack:
-        for name, records in sets.items():
-            rows = [to_row(record, data.think_from) for record in records]
-            stack.enter_context(atomic(out / f"{name}.json")).write(to_json(rows, indent=1) + "\n")
-        put_jsonl(stack.enter_context(atomic(out / "dropped.jsonl")), dropped)
-        stack.enter_context(atomic(out / "counts.json")).write(to_json(counts, indent=1) + "\n")
+    texts = {
+        out / f"{name}.json": to_json([to_row(record, data.think_from) for record in records], indent=1) + "\n"
+        for name, records in sets.items()
+    }
+    texts[out / "dropped.jsonl"] = "".join(to_json(row) + "\n" for row in dropped)
+    texts[out / "counts.json"] = to_json(counts, indent=1) + "\n"
     names = {f"{data.dataset}_{name}": entry(out / f"{name}.json", data.dataset_dir) for name in sets}
-    register(names, data.dataset_dir)
+    with locked(data.dataset_dir):
+        gone = () if held_out else (f"{data.dataset}_eval",)
+        texts[Path(data.dataset_dir) / "dataset_info.json"] = registry_text(names, data.dataset_dir, gone)
+        write_all(texts)
+        if not held_out:
+            (out / "eval.json").unlink(missing_ok=True)
 
 
 def _report(data: Data, counts: dict) -> None:
     reasons = ", ".join(f"{reason} {n}" for reason, n in counts["dropped"].items()) or "none"
     print(f"{data.input}: {counts['read']} rows read")
     print(f"  train    {counts['train']:>6}  {data.dataset}_train")
-    print(f"  eval     {counts['eval']:>6}  {data.dataset}_eval")
+    print(f"  eval     {counts['eval']:>6}  {data.dataset + '_eval' if counts['eval'] else '(none held out)'}")
     print(f"  dropped  {sum(counts['dropped'].values()):>6}  {reasons}")
     print(f"  -> {data.output}/")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Callable
 
@@ -10,10 +11,13 @@ from ftfy.badness import is_bad
 from preprocess.records import Record
 from preprocess.think import has_tag
 
+_HALF_WIDTH = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)}
+_PUNCTUATION = re.compile(r"[\s,!?;:\"'、。“”‘’…]|(?<!\d)\.|\.(?!\d)")
+
 
 def is_mojibake(text: str) -> bool:
-    """Bytes read in the wrong encoding, or already lost (U+FFFD)."""
-    return "\ufffd" in text or is_bad(text)
+    """Bytes read in the wrong encoding, or already lost (U+FFFD, and 锟斤拷, which is U+FFFD read as GBK)."""
+    return "\ufffd" in text or "锟斤拷" in text or is_bad(text)
 
 
 FAULTS: dict[str, Callable[[Record], bool]] = {
@@ -31,9 +35,10 @@ def fault(record: Record) -> str:
 
 
 def question_key(question: str) -> str:
-    """What two questions have in common when they are the same: NFKC, case folded, letters and digits only.
+    """What two questions have in common when they are the same but for form: white space, case, full width and
+    sentence punctuation don't count; signs, decimals and superscripts do (HBsAg(+) is not HBsAg(-), 3.5 not 35).
 
-    For comparison alone; NFKC turns 10⁹ into 109, so it never touches stored text.
+    For comparison alone; stored text is never changed by it.
     """
-    folded = unicodedata.normalize("NFKC", question).casefold()
-    return "".join(char for char in folded if char.isalnum()) or question
+    text = unicodedata.normalize("NFC", question).translate(_HALF_WIDTH).casefold()
+    return _PUNCTUATION.sub("", text) or question

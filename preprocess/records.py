@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import jsonlines
 
@@ -52,7 +52,8 @@ def read_rows(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
     text = read_text(path)
     if not text.strip():
         raise UserError(f"{path}: the file is empty; expected a JSON list or one JSON object a line (JSONL)")
-    if text.lstrip()[0] == "{" and _is_object(text.lstrip().partition("\n")[0]):
+    lines = text.lstrip().split("\n", 2)
+    if lines[0][0] == "{" and any(map(_is_object, lines[:2])):
         single = _is_object(text)
         if not (single and isinstance(json.loads(text).get("data"), list)):
             yield from _read_lines(path, text)
@@ -82,7 +83,7 @@ def _read_lines(path: str, text: str) -> Iterator[tuple[str, dict[str, Any]]]:
 
     try:
         for row in jsonlines.Reader(lines()).iter(type=dict, skip_empty=True):
-            yield f"{path}:{number}", row
+            yield f"{path}:{number}", _writable(row, f"{path}:{number}")
     except (jsonlines.InvalidLineError, RecursionError) as error:
         reason = getattr(error.__cause__, "msg", None) or "expected a JSON object"
         raise UserError(f"{path}:{number}: not a JSON object ({reason}); mend or remove this line") from None
@@ -93,6 +94,8 @@ def _read_document(path: str, text: str) -> Iterator[tuple[str, dict[str, Any]]]
         document = json.loads(text)
     except json.JSONDecodeError as error:
         raise UserError(f"{path}:{error.lineno}: not valid JSON ({error.msg}, column {error.colno})") from None
+    except ValueError as error:
+        raise UserError(f"{path}: not valid JSON ({error})") from None
     except RecursionError:
         raise UserError(f"{path}: nested too deeply to be records") from None
     rows = document.get("data") if isinstance(document, dict) else document
@@ -101,13 +104,26 @@ def _read_document(path: str, text: str) -> Iterator[tuple[str, dict[str, Any]]]
     for number, row in enumerate(rows, 1):
         if not isinstance(row, dict):
             raise UserError(f"{path}: item {number}: expected a JSON object, got {type(row).__name__}")
-        yield f"{path}: item {number}", row
+        yield f"{path}: item {number}", _writable(row, f"{path}: item {number}")
+
+
+def _writable(row: dict[str, Any], place: str) -> dict[str, Any]:
+    """The row itself, if it can be written again: no lone surrogate, no NaN, no endless nesting."""
+    try:
+        json.dumps(row, ensure_ascii=False, allow_nan=False).encode()
+    except UnicodeEncodeError:
+        raise UserError(f"{place}: holds a lone surrogate; remove it") from None
+    except (ValueError, RecursionError):
+        raise UserError(f"{place}: holds NaN, Infinity or too deep a nesting; expected plain JSON values") from None
+    return row
 
 
 def text_field(row: dict[str, Any], key: str, place: str) -> str:
     """The string under `key`, stripped at its ends; UserError if it is missing, no string, or not writable as UTF-8."""
     if key not in row:
-        raise UserError(f"{place}: key {key!r} is missing; the row has {', '.join(map(repr, row)) or 'no keys'}")
+        raise UserError(
+            f"{place}: key {key!r} is missing; the row has {', '.join(map(repr, list(row)[:12])) or 'no keys'}"
+        )
     value = row[key]
     if not isinstance(value, str):
         raise UserError(f"{place}: {key} must be a string, got {type(value).__name__}")
@@ -125,18 +141,7 @@ def to_json(value: Any, indent: int | None = None) -> str:
     return json.dumps(value, ensure_ascii=False, indent=indent, default=asdict)
 
 
-def write_json(path: str | Path, value: Any) -> None:
-    """Write a JSON file, atomically."""
-    with atomic(path) as file:
-        file.write(to_json(value, indent=1) + "\n")
-
-
 def write_jsonl(path: str | Path, rows: Iterable[Any]) -> None:
     """Write one JSON object a line, atomically."""
     with atomic(path) as file:
-        put_jsonl(file, rows)
-
-
-def put_jsonl(file: TextIO, rows: Iterable[Any]) -> None:
-    """Write rows to an open file, one JSON object a line."""
-    jsonlines.Writer(file, dumps=to_json).write_all(rows)
+        jsonlines.Writer(file, dumps=to_json).write_all(rows)

@@ -13,12 +13,13 @@ tag (the prompt had it), and HuatuoGPT-o1's `## Thinking` / `## Final Response` 
 from __future__ import annotations
 
 import re
+import unicodedata
 from dataclasses import dataclass
 
 # LLaMA-Factory's `thought_words`: its reasoning templates recognise exactly these strings.
 OPEN, CLOSE = "<think>\n", "\n</think>\n\n"
 
-_TAG = re.compile(r"<\s*(/?)\s*think(?:ing)?\s*>", re.IGNORECASE)
+_TAG = re.compile(r"<\s{0,4}(/?)\s{0,4}think(?:ing)?\s{0,4}>", re.IGNORECASE)
 _HEADINGS = re.compile(r"\A\s*##\s*Thinking\s*\n(.*?)\n##\s*Final Response\s*\n(.*)\Z", re.DOTALL)
 
 
@@ -48,7 +49,7 @@ def join(think: str, answer: str) -> str:
     Raises ValueError if either part holds a thought tag: the result could not be taken apart again.
     """
     think, answer = think.strip(), answer.strip()
-    if has_tag(think) or has_tag(answer):
+    if has_tag(think) or has_tag(answer) or _HEADINGS.match(answer):
         raise ValueError("a thought tag inside the thought or the answer")
     return f"{OPEN}{think}{CLOSE}{answer}" if think else answer
 
@@ -93,4 +94,9 @@ def split(text: str) -> Parts:
 def well_formed(text: str) -> bool:
     """One non-empty thought at the start, closed, then a non-empty answer; no other tag anywhere."""
     parts = split(text)
-    return has_tag(text) and not parts.fault and bool(parts.think) and bool(parts.answer)
+    return has_tag(text) and not parts.fault and _visible(parts.think) and _visible(parts.answer)
+
+
+def _visible(text: str) -> bool:
+    """Whether anything in it can be seen; zero-width characters alone can't."""
+    return any(not char.isspace() and unicodedata.category(char) != "Cf" for char in text)

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +13,7 @@ import pytest
 from preprocess.build import Data, build, is_eval, to_row
 from preprocess.clean import fault, question_key
 from preprocess.records import Record, content_id, read_rows
-from preprocess.register import register
+from preprocess.register import registry_text
 from preprocess.think import split
 from recipe import UserError
 from tests.conftest import ROOT, ROWS
@@ -59,7 +61,13 @@ def test_faults(change: dict, reason: str) -> None:
 
 def test_question_key_ignores_form_not_content() -> None:
     assert question_key("ＣＴ 检查，\n要紧吗？") == question_key("ct检查要紧吗")
-    assert question_key("3天") != question_key("5天")
+    for one, other in [
+        ("HBsAg(+)？", "HBsAg(-)？"),
+        ("血钾3.5", "血钾35"),
+        ("收缩压>140", "收缩压<140"),
+        ("10⁹/L", "109/L"),
+    ]:
+        assert question_key(one) != question_key(other)
     assert question_key("？") == "？"
 
 
@@ -116,6 +124,9 @@ def test_a_bad_row_leaves_everything_as_it_was(tmp_path: Path, write: Callable) 
         ({"think_from": "x"}, "think_from: expected one of"),
         ({"eval_share": 1.0}, "eval_share: expected a share"),
         ({"limit": -1}, "limit: expected"),
+        ({"eval_share": float("nan")}, "eval_share: expected a share"),
+        ({"dataset": "a,b"}, "dataset: expected a name"),
+        ({"dataset_dir": "none"}, "dataset_dir: no folder none"),
         ({"limit": 1}, "rows to train on and"),
     ],
 )
@@ -125,14 +136,42 @@ def test_settings_are_checked(tmp_path: Path, write: Callable, change: dict, mes
     assert not (tmp_path / "out").exists()
 
 
+def test_without_held_out_rows_an_earlier_eval_set_goes(tmp_path: Path, write: Callable) -> None:
+    settings = data(tmp_path, write("rows.json", ROWS))
+    build(settings)
+    build(replace(settings, eval_share=0.0))
+    assert not (tmp_path / "out/eval.json").exists() and len(read(tmp_path / "out/train.json")) == len(ROWS)
+    assert list(json.loads((tmp_path / "dataset_info.json").read_text())) == ["t_train"]
+
+
+def test_a_build_does_not_eat_its_input(tmp_path: Path, write: Callable) -> None:
+    source = write("out/train.json", ROWS)
+    with pytest.raises(UserError, match="would be overwritten by its own output"):
+        build(data(tmp_path, source))
+    assert read(Path(source)) == ROWS
+
+
+def test_two_builds_at_once_lose_no_entry(tmp_path: Path, write: Callable) -> None:
+    source = write("rows.json", ROWS)
+    recipe = write("data.yaml", f"input: {source}\nsource: medical_o1\neval_share: 0.4\ndataset_dir: {tmp_path}\n")
+    names = [f"d{i}" for i in range(6)]
+    runs = [
+        subprocess.Popen(
+            [sys.executable, "-m", "preprocess.build", recipe, f"dataset={name}", f"output={tmp_path}/{name}"], cwd=ROOT
+        )
+        for name in names
+    ]
+    assert [run.wait() for run in runs] == [0] * 6
+    assert len(json.loads((tmp_path / "dataset_info.json").read_text())) == 12
+
+
 def test_registering_is_idempotent_sorted_and_leaves_others_alone(tmp_path: Path) -> None:
     path = tmp_path / "dataset_info.json"
     foreign = {"file_name": "z.json", "columns": {"prompt": "q"}}
     path.write_text(json.dumps({"zz": foreign, "b": {"file_name": "old"}}))
-    register({"b": {"file_name": "医.json"}}, tmp_path)
-    once = path.read_bytes()
-    register({"b": {"file_name": "医.json"}}, tmp_path)
-    assert path.read_bytes() == once and once.isascii()
+    once = registry_text({"b": {"file_name": "医.json"}}, tmp_path)
+    path.write_text(once)
+    assert registry_text({"b": {"file_name": "医.json"}}, tmp_path) == once and once.isascii()
     registry = json.loads(once)
     assert list(registry) == ["b", "zz"] and registry["zz"] == foreign and registry["b"]["file_name"] == "医.json"
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from preprocess.medical_o1 import to_record
-from preprocess.records import MAX_CHARACTERS, content_id, read_rows, text_field, write_json, write_jsonl
-from recipe import UserError, atomic
+from preprocess.records import MAX_CHARACTERS, content_id, read_rows, text_field, write_jsonl
+from recipe import UserError, atomic, write_all
 
 ROW = {"Question": "头痛？", "Complex_CoT": "先问时间。", "Response": "去门诊。"}
 
@@ -48,6 +48,10 @@ def test_places_name_the_line_or_the_item(write: Callable) -> None:
         ('"text"', "expected a JSON list, JSONL, or an object"),
         ('[{"a": 1}, 7]', "item 2: expected a JSON object, got int"),
         ("[" * 100_000, "nested too deeply"),
+        ('[{"a": NaN}]', "item 1: holds NaN"),
+        ('[{"a": 1, "x": "\\ud800"}]', "item 1: holds a lone surrogate"),
+        ('[{"a": ' + "9" * 5000 + "}]", "not valid JSON"),
+        ('{"a": \n{"a": 1}\n', ":1: not a JSON object"),
         ("头痛三天，没有发热。".encode("gb18030"), "is not UTF-8; convert it first"),
         ('{"a": 1}\n{"a": "' + "长" * MAX_CHARACTERS + '"}', ":2: the line has 4,000,009 characters"),
     ],
@@ -129,6 +133,12 @@ def test_a_write_that_the_disk_refuses_is_one_line_and_leaves_the_old_file(tmp_p
     assert path.read_text(encoding="utf-8") == "旧" and list(tmp_path.iterdir()) == [path]
 
 
-def test_json_keeps_chinese_readable(tmp_path: Path) -> None:
-    write_json(tmp_path / "a.json", {"a": "血压"})
-    assert "血压" in (tmp_path / "a.json").read_text(encoding="utf-8")
+def test_several_files_are_replaced_all_or_none(tmp_path: Path) -> None:
+    write_all({tmp_path / "a": "旧", tmp_path / "b": "旧"})
+    (tmp_path / "c").mkdir()
+    with pytest.raises(UserError, match=r"c: is no file"):
+        write_all({tmp_path / "a": "新", tmp_path / "b": "新", tmp_path / "c": "新"})
+    with pytest.raises(UserError, match=r"b: could not be written"):
+        write_all({tmp_path / "a": "新", tmp_path / "b": "\ud800"})
+    assert {p.name for p in tmp_path.iterdir()} == {"a", "b", "c"}
+    assert {(tmp_path / name).read_text(encoding="utf-8") for name in "ab"} == {"旧"}

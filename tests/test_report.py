@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from eval.charts import CURVES, read_history
-from eval.report import to_markdown, write_report
-from eval.run import read_answers, score_thoughts, wilson
-from preprocess.records import sha256_file, write_json, write_jsonl
+from eval.report import to_markdown, to_page
+from eval.run import data_counts, read_answers, score_thoughts, wilson
+from preprocess.records import sha256_file, to_json, write_jsonl
 from recipe import UserError
 
 RATIO = {"value": 0.8, "low": 0.7, "high": 0.9}
@@ -40,38 +40,36 @@ def answers(base: str = "答", tuned: str = "<think>\n想\n</think>\n\n答") -> 
     return {"base": [row(base)], "tuned": [row(tuned)]}
 
 
-def render(folder: Path, both: dict[str, list[dict]]) -> str:
+def render(both: dict[str, list[dict]]) -> str:
     metrics = METRICS | ({"thought_well_formed": score_thoughts(both)} if both else {})
-    write_report(folder, metrics, both, HISTORY)
-    return (folder / "index.html").read_text(encoding="utf-8")
+    return to_page(metrics, both, HISTORY)
 
 
-def test_the_page_shows_the_result_and_five_charts(tmp_path: Path) -> None:
-    page = render(tmp_path, answers())
+def test_the_page_shows_the_result_and_five_charts() -> None:
+    page = render(answers())
     assert "500.0 → 400.0" in page and "[0.700, 0.900]" in page and "0 % → 100 %" in page
     assert page.count("<svg") == len(CURVES) == 5 and all(title in page for title in CURVES.values())
     assert "头痛？" in page and "duplicate 1" in page
 
 
-def test_the_page_asks_nothing_of_the_network(tmp_path: Path) -> None:
-    page = render(tmp_path, answers())
+def test_the_page_asks_nothing_of_the_network() -> None:
+    page = render(answers())
     links = re.findall(r"""(?:src|href)\s*=\s*["']?([^"'\s>]+)|url\(([^)]*)\)""", page)
     assert all(target.startswith("#") for pair in links for target in pair if target)
     assert "<script" not in page and "@import" not in page
 
 
-def test_what_a_model_writes_is_inert(tmp_path: Path) -> None:
-    page = render(tmp_path, answers(base=HOSTILE, tuned=HOSTILE))
+def test_what_a_model_writes_is_inert() -> None:
+    page = render(answers(base=HOSTILE, tuned=HOSTILE))
     assert "<script" not in page and "<img" not in page and "&lt;img src=x" in page
 
 
-def test_the_same_inputs_give_the_same_bytes(tmp_path: Path) -> None:
-    assert render(tmp_path / "a", answers()) == render(tmp_path / "b", answers())
-    assert (tmp_path / "a/report.md").read_bytes() == (tmp_path / "b/report.md").read_bytes()
+def test_the_same_inputs_give_the_same_bytes() -> None:
+    assert render(answers()) == render(answers()) and to_markdown(METRICS) == to_markdown(METRICS)
 
 
-def test_without_answers_the_page_says_nothing_of_them(tmp_path: Path) -> None:
-    page = render(tmp_path, {})
+def test_without_answers_the_page_says_nothing_of_them() -> None:
+    page = render({})
     assert "Well-formed" not in page and "side by side" not in page
 
 
@@ -118,9 +116,41 @@ def test_answers_must_belong_together_and_to_the_adapter(tmp_path: Path) -> None
         read_answers(str(tmp_path), str(tmp_path / "saves"))
 
 
-@pytest.mark.parametrize("state", [{}, [], {"log_history": []}, {"log_history": [{"eval_loss": 1.0}]}])
+@pytest.mark.parametrize("key", ["id", "prompt", "answer", "finish_reason", "adapter_sha256"])
+def test_an_answer_without_a_key_is_named(tmp_path: Path, key: str) -> None:
+    sha256 = adapter(tmp_path / "saves")
+    write_jsonl(tmp_path / "answers-base.jsonl", [row("a")])
+    broken = {name: value for name, value in row("a", adapter_sha256=sha256).items() if name != key}
+    write_jsonl(tmp_path / "answers-tuned.jsonl", [broken])
+    with pytest.raises(UserError, match=rf"answers-tuned\.jsonl:1: key '{key}' is missing"):
+        read_answers(str(tmp_path), str(tmp_path / "saves"))
+
+
+@pytest.mark.parametrize(
+    "counts", ["{", '{"read": 1}', '{"read": 9, "train": 1, "eval": 1, "dropped": {}, "input": {}}']
+)
+def test_counts_that_do_not_add_up_are_refused(tmp_path: Path, counts: str) -> None:
+    (tmp_path / "dataset_info.json").write_text('{"a": {"file_name": "a.json"}}')
+    assert data_counts("a", str(tmp_path)) == {}
+    (tmp_path / "counts.json").write_text(counts)
+    with pytest.raises(UserError, match=r"counts\.json: expected the counts"):
+        data_counts("a", str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        {"log_history": None},
+        {"log_history": [1]},
+        {"log_history": [{"loss": 1.0}]},
+        {},
+        [],
+        {"log_history": []},
+        {"log_history": [{"eval_loss": 1.0}]},
+    ],
+)
 def test_a_run_without_history_is_named(tmp_path: Path, state: object) -> None:
-    write_json(tmp_path / "trainer_state.json", state)
+    (tmp_path / "trainer_state.json").write_text(to_json(state))
     with pytest.raises(UserError, match=r"trainer_state\.json"):
         read_history(tmp_path)
 

@@ -16,7 +16,15 @@ def test_an_empty_thought_gives_the_answer_alone() -> None:
     assert join(" \n", "去门诊。") == "去门诊。"
 
 
-@pytest.mark.parametrize("think, answer", [("见 </think> 处", "答"), ("想", "写作 <think>"), ("想", "< / THINK >")])
+@pytest.mark.parametrize(
+    "think, answer",
+    [
+        ("见 </think> 处", "答"),
+        ("想", "写作 <think>"),
+        ("想", "< / THINK >"),
+        ("", "## Thinking\na\n## Final Response\nb"),
+    ],
+)
 def test_join_refuses_what_could_not_be_taken_apart(think: str, answer: str) -> None:
     with pytest.raises(ValueError, match="tag"):
         join(think, answer)
@@ -73,6 +81,8 @@ def test_an_unclosed_thought_is_no_answer() -> None:
         ("答", False),
         ("先答<think>想</think>答", False),
         ("<think>想</think><think>想</think>答", False),
+        ("<think>\u200b</think>答", False),
+        ("<think>想</think>\ufeff\u200b", False),
     ],
 )
 def test_well_formed(text: str, good: bool) -> None:
