@@ -63,7 +63,7 @@ def test_the_demo_recipe_trains_on_what_the_medcot_recipe_builds(
 
 def test_a_killed_run_goes_on_from_its_last_checkpoint(tiny: SimpleNamespace, tmp_path: Path) -> None:
     out = tmp_path / "saves"
-    command = train(tiny, out, "max_steps=60", "save_steps=2", "save_total_limit=2")
+    command = train(tiny, out, "max_steps=60", "save_steps=20")
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     while not list(out.glob("checkpoint-*/trainer_state.json")) and time.monotonic() < deadline:
