@@ -117,8 +117,8 @@ def _typed(value: Any, wanted: Any, key: str, place: str) -> Any:
         base = typing.get_origin(option) or option
         if isinstance(value, bool) and base is not bool:
             continue
-        if base is str and isinstance(value, str) and not value.isprintable() and not _is_text(value):
-            break
+        if isinstance(value, str) and not _is_text(value):
+            raise UserError(f"{place}: {key} holds a NUL or a lone surrogate; remove it")
         if isinstance(value, base) and all(isinstance(item, typing.get_args(option)) for item in _items(value)):
             return value
         if base is float and isinstance(value, int | str):

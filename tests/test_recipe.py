@@ -49,7 +49,7 @@ def test_values_defaults_and_overrides(write: Callable) -> None:
         ("name: 2024-13-45\n", [], "not valid YAML"),
         ("name: !!python/object/apply:os.getcwd []\n", [], "not valid YAML"),
         ("name: [" + "[" * 3000 + "\n", [], "not valid YAML"),
-        ('name: "a\\0b"\n', [], "a.yaml:1: name must be str"),
+        ('name: "a\\0b"\n', [], "a.yaml:1: name holds a NUL or a lone surrogate"),
         ("name: a\nrate: " + "9" * 400 + "\n", [], "rate must be float"),
         ("name: a\n", ["limit"], "expected an override of the form key=value"),
     ],
