@@ -1,0 +1,62 @@
+"""Proves a recipe before a GPU hour is spent; `python -m preflight` is its command line."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from recipe import UserError, read_yaml
+
+REFUSED, WARNED, UNCHECKED = "refused", "warned", "not checked"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One result. `refused`: the run would fail, or train on the wrong thing; only that stops `make train`."""
+
+    grade: str
+    place: str
+    what: str
+    remedy: str
+
+
+@dataclass
+class Recipe:
+    """A LLaMA-Factory YAML with its overrides: what is given, where, and the default of what is not."""
+
+    path: str
+    values: dict[str, Any]
+    places: dict[str, str]
+    defaults: dict[str, Any] = field(default_factory=dict)
+
+    def __getattr__(self, key: str) -> Any:
+        value = self.values.get(key)
+        return self.defaults.get(key) if value is None else value
+
+    def place(self, *keys: str) -> str:
+        """`file:line`, or the override, of the first of the keys that is given."""
+        return next((self.places[key] for key in keys if key in self.places), self.path)
+
+    def find(self, grade: str, keys: str, what: str, remedy: str) -> Finding:
+        return Finding(grade, self.place(*keys.split()), what, remedy)
+
+    def names(self, key: str) -> list[str]:
+        """A comma-separated value, as LLaMA-Factory splits it."""
+        return [name.strip() for name in str(getattr(self, key) or "").split(",") if name.strip()]
+
+
+def read_recipe(path: str, overrides: list[str]) -> Recipe:
+    """A recipe's values as LLaMA-Factory reads them (by OmegaConf: 1e-4 is a number), with the place of each key."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    _, places = read_yaml(path)
+    for item in overrides:
+        if "=" not in item:
+            raise UserError(f"{item!r}: expected an override of the form key=value")
+        places[item.partition("=")[0]] = f"override {item!r}"
+    try:
+        merged = OmegaConf.merge(OmegaConf.load(path), OmegaConf.from_cli(overrides))
+    except (OmegaConfBaseException, ValueError) as error:
+        raise UserError(f"{path}: {str(error).splitlines()[0]}") from None
+    return Recipe(path, OmegaConf.to_container(merged), places)

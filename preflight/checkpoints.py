@@ -1,0 +1,165 @@
+"""Resuming: which checkpoints are whole, and whether the run that would go on is the one that wrote them.
+
+LLaMA-Factory goes on from the highest-numbered checkpoint, even where it is half written.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from preflight import REFUSED, UNCHECKED, WARNED, Finding, Recipe
+from preflight.folders import INDEXES, WEIGHTS, fault_of, weight_faults
+from preprocess.records import sha256_file
+from recipe import atomic
+
+RECORD = "preflight.json"  # beside the checkpoints: what they were trained on
+
+# Keys that a resumed run must share with the one that wrote the checkpoint; the rest may change.
+KEPT = (
+    *("model_name_or_path", "template", "cutoff_len", "stage", "finetuning_type", "quantization_bit", "lora_rank"),
+    *("lora_target", "additional_target", "per_device_train_batch_size", "gradient_accumulation_steps", "seed"),
+    *("max_samples", "packing", "neat_packing", "train_sampling_strategy", "dataset", "optim", "enable_thinking"),
+)
+
+
+def checkpoints(output_dir: Path) -> list[Path]:
+    """The `checkpoint-N` folders, lowest N first."""
+    found = [path for path in output_dir.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
+    return sorted((path for path in found if path.is_dir()), key=lambda path: int(path.name.split("-")[1]))
+
+
+def checkpoint_fault(checkpoint: Path) -> str:
+    """Why a checkpoint can't be resumed from, "" if it can.
+
+    transformers writes trainer_state.json last, so a killed run leaves a folder without it; cut files come from full
+    disks and copies. Optimiser, scheduler and random state are there together, or (save_only_model) not at all.
+    """
+    state = checkpoint / "trainer_state.json"
+    if not state.exists():
+        return "trainer_state.json, the last file of a checkpoint, is missing"
+    try:
+        if json.loads(state.read_text(encoding="utf-8"))["global_step"] != int(checkpoint.name.split("-")[1]):
+            return "trainer_state.json is of another step"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "trainer_state.json is cut"
+    sharded = (
+        any(checkpoint.glob("global_step*")) or any(checkpoint.glob("*_fsdp*")) or any(checkpoint.glob("optimizer_*"))
+    )
+    if sharded:
+        return ""
+    if faults := weight_faults(checkpoint):
+        return faults[0]
+    parts = [[*checkpoint.glob(name)] for name in ("optimizer.pt", "scheduler.pt", "rng_state*.pth")]
+    if any(parts) and not all(parts):
+        return "optimizer.pt, scheduler.pt and rng_state.pth are not all there"
+    return next(iter(filter(None, map(fault_of, (path for group in parts for path in group)))), "")
+
+
+def training_now(output_dir: Path) -> int | None:
+    """The process id of a `llamafactory` training that writes to this folder, as far as /proc tells."""
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
+            if int(entry.name) == os.getpid() or not any("llamafactory" in word for word in words):
+                continue
+            folder = (entry / "cwd").resolve()
+            if any(_output_of(word, folder) == output_dir.resolve() for word in words):
+                return int(entry.name)
+        except (OSError, ValueError, RuntimeError):
+            continue
+    return None
+
+
+def _output_of(word: str, folder: Path) -> Path | None:
+    if word.startswith("output_dir="):
+        return (folder / word.partition("=")[2]).resolve()
+    if word.endswith((".yaml", ".yml")):
+        match = re.search(r"^output_dir:\s*(\S+)", (folder / word).read_text(encoding="utf-8"), re.MULTILINE)
+        return (folder / match[1].strip("'\"")).resolve() if match else None
+    return None
+
+
+def set_partial_aside(output_dir: Path) -> list[Path]:
+    """Rename each checkpoint that can't be resumed from, so that the run goes on from the last whole one.
+
+    Not `checkpoint-N.partial`: transformers would count and delete that as one of save_total_limit's.
+    """
+    moved = []
+    for checkpoint in checkpoints(output_dir):
+        if checkpoint_fault(checkpoint):
+            target, number = output_dir / f"half-{checkpoint.name}.partial", 2
+            while target.exists():
+                target, number = output_dir / f"half-{checkpoint.name}.{number}.partial", number + 1
+            checkpoint.rename(target)
+            moved.append(target)
+    return moved
+
+
+def check_output(recipe: Recipe, data: dict[str, str]) -> Iterator[Finding]:
+    """What the output folder already holds: half-written checkpoints, a finished run, one of other data or settings."""
+    output = Path(os.path.expanduser(str(recipe.output_dir or "")))
+    if not recipe.do_train or not recipe.output_dir:
+        return
+    if not output.exists():
+        return
+    if not output.is_dir() or not os.access(output, os.W_OK):
+        yield recipe.find(REFUSED, "output_dir", f"{output} is no folder that can be written to", "name another")
+        return
+    if process := training_now(output):
+        what = f"process {process} is training into {output}: two runs would overwrite each other's checkpoints"
+        yield recipe.find(REFUSED, "output_dir", what, "wait for it, stop it, or name another output_dir")
+        return
+    for moved in set_partial_aside(output):
+        what = f"{moved.name.removeprefix('half-').removesuffix('.partial')} was half written; it is now {moved}"
+        yield recipe.find(
+            WARNED, "output_dir", what, "nothing: the run goes on from the last whole one; delete it when you like"
+        )
+    whole = checkpoints(output)
+    if recipe.overwrite_output_dir or recipe.resume_from_checkpoint:
+        return
+    if not whole:
+        if any((output / name).exists() for name in (*WEIGHTS, *INDEXES)):
+            what = f"{output} holds a model and no checkpoint: LLaMA-Factory refuses to train over it"
+            yield recipe.find(REFUSED, "output_dir", what, "name another output_dir, or add overwrite_output_dir=true")
+        return
+    yield from _check_record(recipe, output, whole[-1], data)
+
+
+def _check_record(recipe: Recipe, output: Path, last: Path, data: dict[str, str]) -> Iterator[Finding]:
+    """A checkpoint is gone on from only with the data and the settings that it was written with."""
+    try:
+        record = json.loads((output / RECORD).read_text(encoding="utf-8"))
+        before, keys = dict(record["data"]), dict(record["keys"])
+    except (OSError, ValueError, KeyError, TypeError):
+        what = f"{last}: nothing is recorded about the data it was trained on"
+        yield recipe.find(UNCHECKED, "output_dir", what, "make sure that data and settings are the same")
+        return
+    start_over = "name another output_dir, or add overwrite_output_dir=true to start over"
+    for name in sorted(before.keys() | data.keys()):
+        if name in before and name in data and before[name] != data[name]:
+            what = f"{name} has changed since {last}: the run would skip rows it has never seen"
+            yield recipe.find(REFUSED, "dataset", what, f"bring the old file back; or {start_over}")
+    for key in KEPT:
+        now = getattr(recipe, key)
+        if keys.get(key) != now:
+            what = f"{key} was {keys.get(key)} when {last} was written, and is {now}"
+            yield recipe.find(REFUSED, key, what, f"write it as it was; or {start_over}")
+
+
+def fingerprints(files: dict[str, Path]) -> dict[str, str]:
+    """The SHA-256 of each data file that is there."""
+    return {name: sha256_file(path) for name, path in files.items() if path.is_file()}
+
+
+def remember(recipe: Recipe, data: dict[str, str]) -> None:
+    """Write beside the checkpoints-to-be what they will be trained on, for the next check to compare."""
+    output = Path(os.path.expanduser(str(recipe.output_dir)))
+    if checkpoints(output) and not recipe.overwrite_output_dir:
+        return
+    with atomic(output / RECORD) as file:
+        keys = {key: getattr(recipe, key) for key in KEPT}
+        json.dump({"data": data, "keys": keys}, file, ensure_ascii=False, indent=1, default=str)
