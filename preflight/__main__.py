@@ -38,7 +38,8 @@ def check(recipe: Recipe, cards: list[Gpu], card: Card, utilisation: float) -> t
     sets, findings = load(recipe) if kind(recipe) == "train" else ([], [])
     with ThreadPoolExecutor(1) as pool:
         counting = pool.submit(count_tokens, str(recipe.model_name_or_path or ""), sets)
-        findings += check_keys(recipe)  # imports LLaMA-Factory, while the other thread counts
+        keys = list(check_keys(recipe))  # imports LLaMA-Factory, while the other thread counts
+        findings += keys
         machine = describe(recipe, cards)
         findings += check_rules(recipe, machine)
         if not foreign(recipe):
@@ -47,7 +48,7 @@ def check(recipe: Recipe, cards: list[Gpu], card: Card, utilisation: float) -> t
         if not any(finding.grade == REFUSED for finding in findings):
             findings += check_by_llamafactory(recipe, bool(cards))
         counts = counting.result()
-    if kind(recipe) != "train" or any(finding.grade == REFUSED and _about_keys(finding) for finding in findings):
+    if kind(recipe) != "train" or any(finding.grade == REFUSED for finding in keys):
         return findings, []
     lengths, more = check_data(recipe, sets, counts)
     data = fingerprints(_files(recipe, sets))
@@ -57,10 +58,6 @@ def check(recipe: Recipe, cards: list[Gpu], card: Card, utilisation: float) -> t
     if recipe.do_train and sets and not any(finding.grade == REFUSED for finding in findings):
         remember(recipe, data)
     return findings, facts
-
-
-def _about_keys(finding: Finding) -> bool:
-    return "unknown key" in finding.what or " must be " in finding.what
 
 
 def _files(recipe: Recipe, sets: list[Rows]) -> dict[str, Path]:

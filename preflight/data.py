@@ -71,7 +71,8 @@ def load(recipe: Recipe) -> tuple[list[Rows], list[Finding]]:
     for role in ("dataset", "eval_dataset"):
         for name in recipe.names(role):
             try:
-                sets.append(Rows(name, role, registry[name], _read(name, registry[name], folder)))
+                sets.append(Rows(name, role, registry[name], _read(registry[name], folder)))
+                findings += _check_ranking(recipe, sets[-1])
             except KeyError:
                 what = f"{role}: {name} is not registered in {folder}/dataset_info.json"
                 close = difflib.get_close_matches(name, registry, n=1)
@@ -83,6 +84,14 @@ def load(recipe: Recipe) -> tuple[list[Rows], list[Finding]]:
                 what = f"{role}: {name}: {error.args[0]}"
                 findings.append(recipe.find(UNCHECKED, role, what, "its rows are read when training starts"))
     return sets, findings
+
+
+def _check_ranking(recipe: Recipe, part: Rows) -> Iterator[Finding]:
+    ranked = recipe.values.get("stage", "sft") in ("dpo", "rm")
+    if ranked != bool(part.entry.get("ranking")) and recipe.values.get("do_train"):
+        kind = "pairs (chosen, rejected; ranking: true)" if ranked else "plain answers, and this set is ranked"
+        what = f"{part.role}: {part.name}: stage {recipe.values.get('stage', 'sft')} needs {kind}"
+        yield recipe.find(REFUSED, part.role, what, "name a data set of that kind")
 
 
 class _Elsewhere(LookupError):
@@ -101,7 +110,7 @@ def _registry(folder: str) -> dict[str, Any]:
     return registry
 
 
-def _read(name: str, entry: dict[str, Any], folder: str) -> list[tuple[str, dict[str, Any]]]:
+def _read(entry: dict[str, Any], folder: str) -> list[tuple[str, dict[str, Any]]]:
     if any(key in entry for key in ("hf_hub_url", "ms_hub_url", "om_hub_url", "script_url", "cloud_file_name")):
         raise _Elsewhere("is on a hub, not a local file")
     if not isinstance(entry.get("file_name"), str):

@@ -77,9 +77,9 @@ def plan(recipe: Recipe, machine: Machine, lengths: list[int]) -> Plan:
     if recipe.neat_packing or recipe.packing:
         from llamafactory.data.processor.processor_utils import greedy_knapsack
 
-        size = recipe.preprocessing_batch_size
-        parts = [lengths[start : start + size] for start in range(0, len(lengths), size)]
-        rows = sum(len(greedy_knapsack(part, recipe.cutoff_len - 1)) for part in parts)
+        size, room = recipe.preprocessing_batch_size, recipe.cutoff_len - 1
+        cut = [min(length, room) for length in lengths]  # a longer one would make the knapsack run for ever
+        rows = sum(len(greedy_knapsack(cut[start : start + size], room)) for start in range(0, len(cut), size))
         longest, efficiency = recipe.cutoff_len, sum(lengths) / (rows * recipe.cutoff_len)
     else:
         grouped = recipe.train_sampling_strategy == "group_by_length"

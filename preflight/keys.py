@@ -131,6 +131,9 @@ def check_keys(recipe: Recipe) -> Iterator[Finding]:
         elif value and (key.endswith(("_token", "api_key", "_secret", "webhook_url")) and isinstance(value, str)):
             what = f"{key}: a secret in a file, which wandb and the training log may copy"
             yield recipe.find(REFUSED, key, what, "delete it, and set it in the environment: HF_TOKEN, SWANLAB_API_KEY")
+        elif key == "report_to" and (unknown := _unknown_trackers(value)):
+            what = f"report_to: transformers knows no tracker {', '.join(unknown)}"
+            yield recipe.find(REFUSED, key, what, "write wandb, tensorboard, swanlab or none")
 
 
 def _unknown(recipe: Recipe, key: str, known: dict[str, Any]) -> Finding:
@@ -141,6 +144,13 @@ def _unknown(recipe: Recipe, key: str, known: dict[str, Any]) -> Finding:
     close = difflib.get_close_matches(key, known, n=1)
     remedy = f"did you mean `{close[0]}`?" if close else "delete it; `llamafactory-cli train -h` lists the keys"
     return recipe.find(REFUSED, key, f"unknown key `{key}`", remedy)
+
+
+def _unknown_trackers(value: Any) -> list[str]:
+    from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+
+    names = value if isinstance(value, list) else [value]
+    return [str(name) for name in names if name not in (None, "none", "all") and name not in INTEGRATION_TO_CALLBACK]
 
 
 def _retype(key: str, value: Any, expected: str) -> str:

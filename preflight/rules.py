@@ -37,7 +37,8 @@ class Rule(NamedTuple):
 def hub(model: object) -> bool:
     """Whether a model is named by its hub id, not as a folder."""
     text = str(model or "")
-    return bool(text) and not os.path.isdir(os.path.expanduser(text)) and not text.startswith((".", "/", "~"))
+    ours = text.startswith((".", "/", "~", "models/", "saves/"))
+    return text.count("/") == 1 and not ours and not os.path.isdir(text)
 
 
 def evaluates(r: Recipe) -> bool:
@@ -228,6 +229,19 @@ RULES = [
         "delete train_sampling_strategy",
         WARNED,
     ),
+    Rule(
+        "include_num_input_tokens_seen",
+        lambda r, m: r.neat_packing and r.include_num_input_tokens_seen == "non_padding" and r.flash_attn == "fa2",
+        "neat_packing with fa2 has no attention mask to count tokens by: non_padding fails at the first step",
+        "write include_num_input_tokens_seen: all",
+    ),
+    Rule(
+        "include_num_input_tokens_seen",
+        lambda r, m: r.neat_packing and r.include_num_input_tokens_seen == "non_padding" and r.flash_attn != "fa2",
+        "neat_packing with non_padding: the token count is nonsense",
+        "write include_num_input_tokens_seen: all",
+        WARNED,
+    ),
     # Attention and kernels
     Rule(
         "flash_attn",
@@ -368,6 +382,29 @@ RULES = [
         "a learning rate above 5e-3 diverges with nearly every model",
         "write about 1.0e-4 for LoRA, 1.0e-5 for full tuning",
         WARNED,
+    ),
+    Rule(
+        "lora_rank lora_alpha lora_dropout lora_target use_rslora",
+        lambda r, m: (
+            r.do_train
+            and r.adapter_name_or_path
+            and not r.create_new_adapter
+            and any(key in r.values for key in ("lora_rank", "lora_alpha", "lora_dropout", "lora_target", "use_rslora"))
+        ),
+        "lora_* keys beside adapter_name_or_path have no effect: the adapter that is trained on brings its own",
+        "delete them",
+        WARNED,
+    ),
+    Rule(
+        "ref_model adapter_name_or_path",
+        lambda r, m: (
+            r.stage in ("dpo", "kto")
+            and r.finetuning_type == "lora"
+            and r.adapter_name_or_path
+            and not (r.ref_model or r.create_new_adapter or r.pref_loss in ("orpo", "simpo"))
+        ),
+        "preferences on top of an adapter, without ref_model: the reference is the raw base, not the tuned model",
+        "write ref_model: the base, and ref_model_adapters: the same adapter",
     ),
     # Losses
     Rule(
@@ -536,7 +573,7 @@ RULES = [
     ),
     Rule(
         "eval_strategy",
-        lambda r, m: not m.gpu and m.avx512_bf16 and r.quantization_bit == 4 and r.do_train and evaluates(r),
+        lambda r, m: r.use_cpu and m.avx512_bf16 and r.quantization_bit == 4 and r.do_train and evaluates(r),
         "on a CPU with AVX512-BF16 an evaluation in the middle repacks bitsandbytes' weights, and training then fails",
         'write eval_strategy: "no" and do_eval: true, which evaluates at the end',
     ),
@@ -592,6 +629,12 @@ RULES = [
         WARNED,
     ),
     Rule(
+        "enable_liger_kernel",
+        lambda r, m: r.enable_liger_kernel and m.zero == 3,
+        "Liger's fused loss fails under ZeRO-3, which has the head's weights on other cards (Liger-Kernel #1048)",
+        "write enable_liger_kernel: false, or use ZeRO-2 or DDP",
+    ),
+    Rule(
         "ray_num_workers",
         lambda r, m: "ray_num_workers" in r.values and not uses_ray(),
         "ray_num_workers without USE_RAY=1 is ignored",
@@ -600,9 +643,15 @@ RULES = [
     ),
     Rule(
         "ray_num_workers",
-        lambda r, m: uses_ray() and ray_cpus(r) < 10 * (r.ray_num_workers or 1),
-        "LLaMA-Factory asks Ray for 10 CPUs a worker; with fewer it waits for ever without a word",
-        "ray_init_kwargs='{\"num_cpus\": N}' with N = 10 for each worker",
+        lambda r, m: uses_ray() and not m.cards and not ray_elsewhere(r),
+        "Ray on a machine without a GPU: LLaMA-Factory counts its CPUs as devices, asks 10 CPUs for each, and waits for ever",
+        "start it where the GPUs are, or without USE_RAY",
+    ),
+    Rule(
+        "ray_init_kwargs ray_num_workers",
+        lambda r, m: uses_ray() and m.cards and not ray_elsewhere(r) and ray_cpus(r) < 10 * m.cards,
+        "LLaMA-Factory asks Ray for 10 CPUs for every GPU of the machine; with fewer it waits for ever without a word",
+        "ray_init_kwargs='{\"num_cpus\": N}' with N = 10 for each GPU, whatever there really is",
     ),
     Rule(
         "dataset_dir output_dir model_name_or_path",
@@ -626,12 +675,16 @@ def uses_ray() -> bool:
     return os.environ.get("USE_RAY", "0").lower() in ("1", "true", "y")
 
 
+def ray_elsewhere(r: Recipe) -> bool:
+    """Whether Ray joins a cluster that is already there, whose size is not known here."""
+    given = r.ray_init_kwargs if isinstance(r.ray_init_kwargs, dict) else {}
+    return "address" in given or bool(os.environ.get("RAY_ADDRESS"))
+
+
 def ray_cpus(r: Recipe) -> int:
-    """The CPUs that a local Ray would offer: what is asked for, or the machine's; a cluster is not asked."""
-    given = r.ray_init_kwargs
-    if isinstance(given, dict) and ("num_cpus" in given or "address" in given):
-        return int(given.get("num_cpus", 10**6))
-    return 10**6 if os.environ.get("RAY_ADDRESS") else os.cpu_count() or 1
+    """The CPUs that a local Ray would offer: what is asked for, or the machine's."""
+    given = r.ray_init_kwargs if isinstance(r.ray_init_kwargs, dict) else {}
+    return int(given.get("num_cpus", os.cpu_count() or 1))
 
 
 def wandb_ready() -> bool:
