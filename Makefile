@@ -12,7 +12,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test test-slow data train predict eval serve clean
+.PHONY: help demo test test-slow data check train charts predict eval serve export clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -23,6 +23,7 @@ demo: .venv/installed  ## the whole pipeline on a CPU with a tiny model, in minu
 	python -m preprocess.build recipes/demo/data.yaml dataset=demo_base output=data/demo/base think_from=none
 	python -m recipes.demo.build_model data/demo/train.json models/demo/random
 	WANDB_MODE=offline llamafactory-cli train recipes/demo/base.yaml
+	WANDB_MODE=offline python -m preflight recipes/demo/train.yaml
 	WANDB_MODE=offline llamafactory-cli train recipes/demo/train.yaml
 	python -m eval.predict recipes/demo/predict.yaml
 	python -m eval.run recipes/demo/eval.yaml
@@ -30,8 +31,14 @@ demo: .venv/installed  ## the whole pipeline on a CPU with a tiny model, in minu
 data: .venv/installed recipes/$(RECIPE)/data.yaml  ## records -> registered <think> data sets
 	python -m preprocess.build recipes/$(RECIPE)/data.yaml $(ARGS)
 
-train: .venv/installed recipes/$(RECIPE)/train.yaml  ## QLoRA by LLaMA-Factory; a second call goes on from the last checkpoint
+check: .venv/installed recipes/$(RECIPE)/train.yaml  ## proves train.yaml and its data in seconds, before anything is loaded
+	python -m preflight recipes/$(RECIPE)/train.yaml $(ARGS)
+
+train: check  ## QLoRA by LLaMA-Factory; a second call goes on from the last checkpoint
 	llamafactory-cli train recipes/$(RECIPE)/train.yaml $(ARGS)
+
+charts: .venv/installed  ## the curves of a run as pictures: reports/RECIPE/charts
+	python -m eval.charts saves/$(RECIPE)
 
 predict: .venv/installed recipes/$(RECIPE)/predict.yaml  ## base and tuned model answer the held-out questions
 	python -m eval.predict recipes/$(RECIPE)/predict.yaml $(ARGS)
@@ -42,6 +49,9 @@ eval: .venv/installed recipes/$(RECIPE)/eval.yaml  ## perplexity and form, befor
 serve: .venv/installed recipes/$(RECIPE)/serve.yaml  ## an OpenAI-compatible server on 127.0.0.1:8000 (API_KEY=… asks for a key)
 	llamafactory-cli api recipes/$(RECIPE)/serve.yaml $(ARGS)
 
+export: .venv/installed recipes/$(RECIPE)/export.yaml  ## base and adapter merged, with an Ollama Modelfile: models/RECIPE_merged
+	llamafactory-cli export recipes/$(RECIPE)/export.yaml $(ARGS)
+
 test: .venv/installed-dev  ## the fast tests; no network
 	python -m pytest -m "not slow" $(ARGS)
 
@@ -49,7 +59,7 @@ test-slow: .venv/installed-dev  ## the rest: real training, real servers
 	python -m pytest -m slow $(ARGS)
 
 clean:  ## remove what the demo wrote; .venv and other recipes stay
-	rm -rf data/demo models/demo saves/demo reports/demo
+	rm -rf data/demo models/demo models/demo_merged saves/demo reports/demo
 
 .venv/installed: requirements.txt constraints.txt
 	$(PYTHON) -c "import sys; v = sys.version_info[:2]; sys.exit(None if v in ((3, 11), (3, 12)) else f'Python 3.11 or 3.12 is needed, this is {v[0]}.{v[1]}: make PYTHON=python3.12')"

@@ -644,7 +644,7 @@ RULES = [
     Rule(
         "ray_num_workers",
         lambda r, m: uses_ray() and not m.cards and not ray_elsewhere(r),
-        "Ray on a machine without a GPU: LLaMA-Factory counts its CPUs as devices, asks 10 CPUs for each, and waits for ever",
+        "Ray without a GPU: LLaMA-Factory takes each CPU for a device, asks 10 CPUs for each, and waits for ever",
         "start it where the GPUs are, or without USE_RAY",
     ),
     Rule(
