@@ -154,14 +154,17 @@ def steps(rows: int, batch: int, accumulation: int, epochs: float, max_steps: in
     return math.ceil(epochs * max(math.ceil(math.ceil(rows / (batch * cards)) / accumulation), 1))
 
 
-def micro_batches(lengths: Sequence[int], batch: int, grouped: bool, seed: int = 42) -> list[np.ndarray]:
+def micro_batches(
+    lengths: Sequence[int], batch: int, grouped: bool, accumulation: int = 1, seed: int = 42
+) -> list[np.ndarray]:
     """The rows' lengths as an epoch's micro-batches: shuffled, or in transformers' length groups.
 
-    (Groups are made within 50 batches of shuffled rows, longest first.)
+    (Groups are made within 50 steps' rows, batch · accumulation each, of shuffled rows, longest first.)
     """
     shuffled = np.random.default_rng(seed).permutation(np.asarray(lengths))
     if grouped:
-        mega = batch * min(max(len(shuffled) // (batch * 4), 1), 50)
+        step = batch * accumulation
+        mega = step * min(max(len(shuffled) // (step * 4), 1), 50)
         shuffled = np.concatenate([-np.sort(-shuffled[i : i + mega]) for i in range(0, len(shuffled), mega)])
     return [shuffled[i : i + batch] for i in range(0, len(shuffled), batch)]
 

@@ -83,7 +83,7 @@ def plan(recipe: Recipe, machine: Machine, lengths: list[int]) -> Plan:
         longest, efficiency = recipe.cutoff_len, sum(lengths) / (rows * recipe.cutoff_len)
     else:
         grouped = recipe.train_sampling_strategy == "group_by_length"
-        efficiency = cost.padding_efficiency(cost.micro_batches(lengths, batch, grouped))
+        efficiency = cost.padding_efficiency(cost.micro_batches(lengths, batch, grouped, accumulation))
         rows, longest = len(lengths), -(-max(lengths) // 8) * 8
     max_steps = recipe.max_steps or -1
     steps = cost.steps(rows, batch, accumulation, recipe.num_train_epochs, max_steps, world)

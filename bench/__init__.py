@@ -1,0 +1,1 @@
+"""The README's figures, each by one command."""
