@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+import yaml
+
 from recipe import UserError, read_yaml
 
 REFUSED, WARNED, UNCHECKED = "refused", "warned", "not checked"
@@ -41,8 +43,9 @@ class Recipe:
         return Finding(grade, self.place(*keys.split()), what, remedy)
 
     def names(self, key: str) -> list[str]:
-        """A comma-separated value, as LLaMA-Factory splits it."""
-        return [name.strip() for name in str(getattr(self, key) or "").split(",") if name.strip()]
+        """A comma-separated value, as LLaMA-Factory splits it; what is named twice is taken once."""
+        names = [name.strip() for name in str(getattr(self, key) or "").split(",")]
+        return list(dict.fromkeys(filter(None, names)))
 
 
 def read_recipe(path: str, overrides: list[str]) -> Recipe:
@@ -57,6 +60,9 @@ def read_recipe(path: str, overrides: list[str]) -> Recipe:
         places[item.partition("=")[0]] = f"override {item!r}"
     try:
         merged = OmegaConf.merge(OmegaConf.load(path), OmegaConf.from_cli(overrides))
-    except (OmegaConfBaseException, ValueError) as error:
-        raise UserError(f"{path}: {str(error).splitlines()[0]}") from None
+    except (OmegaConfBaseException, yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
+        said = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise UserError(
+            f"{path}, or one of {overrides}: not read by OmegaConf, as LLaMA-Factory does: {said}"
+        ) from None
     return Recipe(path, OmegaConf.to_container(merged), places)

@@ -147,11 +147,20 @@ def memory(model: Architecture, tokens: int, trainable: int, engine: Engine) -> 
     }
 
 
-def steps(rows: int, batch: int, accumulation: int, epochs: float, max_steps: int = -1, cards: int = 1) -> int:
+def steps(
+    rows: int,
+    batch: int,
+    accumulation: int,
+    epochs: float,
+    max_steps: int = -1,
+    cards: int = 1,
+    drop_last: bool = False,
+) -> int:
     """Optimiser steps of a run, as transformers counts them: the last, smaller group of an epoch is a step too."""
     if max_steps > 0:
         return max_steps
-    return math.ceil(epochs * max(math.ceil(math.ceil(rows / (batch * cards)) / accumulation), 1))
+    batches = rows // (batch * cards) if drop_last else math.ceil(rows / (batch * cards))
+    return math.ceil(epochs * max(math.ceil(batches / accumulation), 1))
 
 
 def micro_batches(

@@ -181,12 +181,13 @@ class Encoder:
         """One row, or None where LLaMA-Factory would drop it."""
         row = convert(row)
         prompt, response = row["_prompt"], row["_response"]
-        if len(prompt) % 2 != 1 or len(response) != (2 if part.entry.get("ranking") else 1):
+        paired = part.entry.get("ranking") or "kto_tag" in part.entry.get("columns", {})
+        if len(prompt) % 2 != 1 or len(response) != (2 if paired else 1):
             return None
         contents = [message["content"] for message in [*prompt, *response]]
         if not all(isinstance(content, str) for content in contents):
             return None
-        answers = [message["content"] for message in response]
+        answers = [message["content"] for message in response if message["content"] or not paired]
         system = row["_system"] or ""
         longest = max(answers, key=lambda answer: counts.get(answer, len(answer)))
         messages = [*prompt, {"role": "assistant", "content": longest}]

@@ -49,6 +49,11 @@ def estimate(
         f"{run.efficiency:.0%} of the computed tokens are real, the rest is padding",
     ]
     findings = list(check_rhythm(recipe, run.steps))
+    if recipe.mix_strategy != "concat" and len(recipe.names("dataset")) > 1:
+        what = (
+            f"steps with mix_strategy {recipe.mix_strategy}: rows are left out or repeated, which is not counted here"
+        )
+        findings.append(recipe.find(UNCHECKED, "mix_strategy", what, "the log names the number of steps"))
     model = cost.read_architecture(cost.read_config(os.path.expanduser(str(recipe.model_name_or_path))))
     if model is None or recipe.finetuning_type not in ("lora", "full"):
         what = "memory, time and disk of this kind of model or tuning"
@@ -77,19 +82,31 @@ def plan(recipe: Recipe, machine: Machine, lengths: list[int]) -> Plan:
     if recipe.neat_packing or recipe.packing:
         from llamafactory.data.processor.processor_utils import greedy_knapsack
 
-        size, room = recipe.preprocessing_batch_size, recipe.cutoff_len - 1
-        cut = [min(length, room) for length in lengths]  # a longer one would make the knapsack run for ever
-        rows = sum(len(greedy_knapsack(cut[start : start + size], room)) for start in range(0, len(cut), size))
+        room = recipe.cutoff_len - 1
+        lengths = [min(length, room) for length in lengths]  # a longer one would make the knapsack run for ever
+        rows = sum(len(greedy_knapsack(part, room)) for part in _map_batches(recipe, lengths))
         longest, efficiency = recipe.cutoff_len, sum(lengths) / (rows * recipe.cutoff_len)
     else:
         grouped = recipe.train_sampling_strategy == "group_by_length"
         efficiency = cost.padding_efficiency(cost.micro_batches(lengths, batch, grouped, accumulation))
         rows, longest = len(lengths), -(-max(lengths) // 8) * 8
     max_steps = recipe.max_steps or -1
-    steps = cost.steps(rows, batch, accumulation, recipe.num_train_epochs, max_steps, world)
+    drop_last = bool(recipe.dataloader_drop_last)
+    steps = cost.steps(rows, batch, accumulation, recipe.num_train_epochs, max_steps, world, drop_last)
     epochs = steps * batch * accumulation * world / rows if max_steps > 0 else recipe.num_train_epochs
     computed = epochs * sum(lengths) / efficiency
     return Plan(steps, world, batch * longest, efficiency, computed, sum(lengths) / len(lengths))
+
+
+def _map_batches(recipe: Recipe, lengths: list[int]) -> Iterator[list[int]]:
+    """The rows as `datasets` hands them to the packing: a contiguous shard a worker, then batches of each shard."""
+    size, workers = recipe.preprocessing_batch_size, min(recipe.preprocessing_num_workers or 1, len(lengths))
+    whole, rest = divmod(len(lengths), workers)
+    start = 0
+    for worker in range(workers):
+        end = start + whole + (worker < rest)
+        yield from (lengths[begin : min(begin + size, end)] for begin in range(start, end, size))
+        start = end
 
 
 def _world(machine: Machine) -> int:
@@ -146,6 +163,12 @@ def check_rhythm(recipe: Recipe, steps: int) -> Iterator[Finding]:
     if recipe.save_strategy == "steps" and recipe.save_steps > max(steps - 1, 1):
         what = f"save_steps {recipe.save_steps:g} and {steps} steps: there is no checkpoint to resume from"
         yield recipe.find(WARNED, "save_steps", what, f"write save_steps: {fifth}")
+    whole = recipe.save_steps >= 1 and recipe.logging_steps >= 1
+    if recipe.save_strategy == "steps" and whole and recipe.save_steps % recipe.logging_steps:
+        what = f"save_steps {recipe.save_steps:g} is no multiple of logging_steps {recipe.logging_steps:g}: after a"
+        what += " resume the first loss is the mean of fewer steps"
+        remedy = f"write save_steps: {max(round(recipe.save_steps / recipe.logging_steps), 1) * recipe.logging_steps:g}"
+        yield recipe.find(WARNED, "save_steps", what, remedy)
     every = recipe.eval_steps or recipe.logging_steps
     if recipe.eval_strategy == "steps" and every > steps:
         what = f"eval_steps {every:g} and {steps} steps: there is no evaluation on the way"

@@ -712,7 +712,7 @@ def check_rules(recipe: Recipe, machine: Machine) -> Iterator[Finding]:
     for rule in RULES:
         try:
             holds = rule.when(recipe, machine)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, AttributeError):
             continue
         if holds:
             yield recipe.find(rule.grade, rule.keys, rule.what, rule.remedy)

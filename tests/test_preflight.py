@@ -452,6 +452,35 @@ def test_steps_and_padding_by_hand() -> None:
     assert grouped > 0.98 and shuffled < 0.7
 
 
+@pytest.mark.parametrize(
+    ("changes", "steps"),  # as LLaMA-Factory's own runs of the same 203 rows counted them
+    [
+        ({}, 26),
+        ({"gradient_accumulation_steps": 3}, 9),
+        ({"gradient_accumulation_steps": 4, "num_train_epochs": 2.5}, 18),
+        ({"num_train_epochs": 0.3}, 8),
+        ({"val_size": 50}, 20),
+        ({"max_samples": 50}, 7),
+        ({"dataloader_drop_last": True}, 25),
+        ({"dataset": "tiny_train,tiny_train"}, 26),
+    ],
+    ids=str,
+)
+def test_steps_are_those_of_real_runs(run: Callable, changes: dict[str, Any], steps: int) -> None:
+    plain = {"num_train_epochs": 1.0, "per_device_train_batch_size": 8, "eval_dataset": None, "do_eval": None}
+    run(plain | changes)
+    assert any(fact.startswith(f"steps    {steps} of ") for fact in run.facts), run.facts
+
+
+def test_packed_rows_are_counted_as_datasets_hands_them_out(tiny: SimpleNamespace) -> None:
+    from preflight.estimate import _map_batches
+
+    recipe = read_recipe(tiny.recipe, ["preprocessing_num_workers=4", "preprocessing_batch_size=20"])
+    recipe.defaults = {key: default for key, (_, default) in schema(True).items()}
+    parts = [len(part) for part in _map_batches(recipe, list(range(203)))]
+    assert parts == [20, 20, 11, 20, 20, 11, 20, 20, 11, 20, 20, 10]  # shards of 51, 51, 51 and 50 rows
+
+
 def test_cards_by_their_drivers_names() -> None:
     assert cost.peak_of("NVIDIA GeForce RTX 4090") == 165.2e12 and cost.peak_of("NVIDIA H200") == 989.5e12
     assert cost.peak_of("NVIDIA A100-SXM4-80GB") == 312.0e12 and cost.peak_of("AMD Instinct") is None
@@ -476,7 +505,7 @@ def test_a_batch_that_does_not_fit_the_card(run: Callable, tiny: SimpleNamespace
     )
 
 
-# --- the command -------------------------------------------------------------------------------------------------------
+# --- the command ---
 
 
 def test_the_command_on_the_demo_recipe(tiny: SimpleNamespace, tmp_path: Path) -> None:

@@ -198,3 +198,17 @@ def test_liger_is_there_for_the_packed_profile() -> None:
 
     check_version("liger-kernel>=0.6.3", mandatory=True)
     assert find_spec("liger_kernel.transformers")
+
+
+def test_an_export_is_the_adapted_model_with_a_modelfile(tiny: SimpleNamespace, tmp_path: Path) -> None:
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    out = tmp_path / "merged"
+    paths = (f"model_name_or_path={tiny.root}/model", f"adapter_name_or_path={tiny.adapter}", f"export_dir={out}")
+    run([_command(), "export", "recipes/demo/export.yaml", *paths])
+    assert "FROM ." in (out / "Modelfile").read_text() and "<|im_end|>" in (out / "Modelfile").read_text()
+    tokens = AutoTokenizer.from_pretrained(out)("咳嗽三周", return_tensors="pt").input_ids
+    adapted = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny.root / "model"), tiny.adapter)
+    merged = AutoModelForCausalLM.from_pretrained(out, dtype="float32")
+    assert (merged(tokens).logits - adapted(tokens).logits).abs().max() < 0.05  # stored in bf16
