@@ -52,7 +52,8 @@ def check(recipe: Recipe, cards: list[Gpu], card: Card, utilisation: float) -> t
         return findings, []
     lengths, more = check_data(recipe, sets, counts)
     data = fingerprints(_files(recipe, sets))
-    findings += [*more, *check_output(recipe, data)]
+    findings += more
+    findings += check_output(recipe, data, refused=any(finding.grade == REFUSED for finding in findings))
     more, facts = estimate(recipe, machine, card, lengths.get("dataset", []), utilisation)
     findings += more
     if recipe.do_train and sets and not any(finding.grade == REFUSED for finding in findings):
@@ -72,7 +73,7 @@ def check_data(recipe: Recipe, sets: list[Rows], counts: dict[str, int]) -> tupl
     findings = list(check_overlap(recipe, sets))
     if recipe.stage == "pt":
         return {}, [*findings, recipe.find(UNCHECKED, "stage", "pre-training rows have no answer to check", "nothing")]
-    if not counts:
+    if not os.path.isfile(os.path.join(os.path.expanduser(str(recipe.model_name_or_path)), "tokenizer.json")):
         what = "no tokenizer.json in the model's folder: lengths, spelling and end token of the rows"
         return {}, [
             *findings,

@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from preflight import REFUSED, UNCHECKED, WARNED, Finding, Recipe
 from preflight.folders import INDEXES, WEIGHTS, fault_of, weight_faults
@@ -20,15 +21,30 @@ RECORD = "preflight.json"  # beside the checkpoints: what they were trained on
 
 # Keys that a resumed run must share with the one that wrote the checkpoint; the rest may change.
 KEPT = (
-    *("model_name_or_path", "template", "cutoff_len", "stage", "finetuning_type", "quantization_bit", "lora_rank"),
-    *("lora_target", "additional_target", "per_device_train_batch_size", "gradient_accumulation_steps", "seed"),
-    *("max_samples", "packing", "neat_packing", "train_sampling_strategy", "dataset", "optim", "enable_thinking"),
+    *("model_name_or_path", "adapter_name_or_path", "template", "default_system", "cutoff_len", "stage", "seed"),
+    *(
+        "finetuning_type",
+        "quantization_bit",
+        "lora_rank",
+        "lora_alpha",
+        "lora_target",
+        "use_rslora",
+        "additional_target",
+    ),
+    *("dataset", "max_samples", "val_size", "packing", "neat_packing", "train_sampling_strategy", "data_seed", "optim"),
+    *(
+        "per_device_train_batch_size",
+        "gradient_accumulation_steps",
+        "enable_thinking",
+        "train_on_prompt",
+        "mask_history",
+    ),
 )
 
 
 def checkpoints(output_dir: Path) -> list[Path]:
     """The `checkpoint-N` folders, lowest N first."""
-    found = [path for path in output_dir.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
+    found = [path for path in output_dir.glob("checkpoint-*") if re.fullmatch(r"checkpoint-[0-9]+", path.name)]
     return sorted((path for path in found if path.is_dir()), key=lambda path: int(path.name.split("-")[1]))
 
 
@@ -60,47 +76,55 @@ def checkpoint_fault(checkpoint: Path) -> str:
 
 
 def training_now(output_dir: Path) -> int | None:
-    """The process id of a `llamafactory` training that writes to this folder, as far as /proc tells."""
+    """The process id of a `llamafactory-cli train` that writes to this folder, as far as /proc tells."""
     for entry in Path("/proc").glob("[0-9]*"):
         try:
             words = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
-            if int(entry.name) == os.getpid() or not any("llamafactory" in word for word in words):
-                continue
-            folder = (entry / "cwd").resolve()
-            if any(_output_of(word, folder) == output_dir.resolve() for word in words):
+            if int(entry.name) != os.getpid() and _output_of(words, (entry / "cwd").resolve()) == output_dir.resolve():
                 return int(entry.name)
         except (OSError, ValueError, RuntimeError):
             continue
     return None
 
 
-def _output_of(word: str, folder: Path) -> Path | None:
-    if word.startswith("output_dir="):
-        return (folder / word.partition("=")[2]).resolve()
-    if word.endswith((".yaml", ".yml")):
-        match = re.search(r"^output_dir:\s*(\S+)", (folder / word).read_text(encoding="utf-8"), re.MULTILINE)
-        return (folder / match[1].strip("'\"")).resolve() if match else None
+def _output_of(words: list[str], folder: Path) -> Path | None:
+    """Where a command trains into: the override counts before the recipe; None for any other command."""
+    programs = [word for word in words if Path(word).name in ("llamafactory-cli", "lmf", "launcher.py")]
+    if not programs or ("train" not in words and Path(programs[0]).name != "launcher.py"):
+        return None
+    for word in words:
+        if word.startswith(("output_dir=", "--output_dir=")):
+            return (folder / word.partition("=")[2].strip("'\"")).resolve()
+    for word in words:
+        if word.endswith((".yaml", ".yml")):
+            text = (folder / word).read_text(encoding="utf-8")
+            if match := re.search(r"^[\"']?output_dir[\"']?\s*:\s*([^#\n]+)", text, re.MULTILINE):
+                return (folder / match[1].strip().strip("'\"")).resolve()
     return None
 
 
 def set_partial_aside(output_dir: Path) -> list[Path]:
-    """Rename each checkpoint that can't be resumed from, so that the run goes on from the last whole one.
+    """Rename each checkpoint above the last whole one, so that the run goes on from that; older ones are let alone.
 
     Not `checkpoint-N.partial`: transformers would count and delete that as one of save_total_limit's.
     """
     moved = []
-    for checkpoint in checkpoints(output_dir):
-        if checkpoint_fault(checkpoint):
-            target, number = output_dir / f"half-{checkpoint.name}.partial", 2
-            while target.exists():
-                target, number = output_dir / f"half-{checkpoint.name}.{number}.partial", number + 1
-            checkpoint.rename(target)
-            moved.append(target)
+    for checkpoint in reversed(checkpoints(output_dir)):
+        if not checkpoint_fault(checkpoint):
+            break
+        target, number = output_dir / f"half-{checkpoint.name}.partial", 2
+        while target.exists():
+            target, number = output_dir / f"half-{checkpoint.name}.{number}.partial", number + 1
+        checkpoint.rename(target)
+        moved.append(target)
     return moved
 
 
-def check_output(recipe: Recipe, data: dict[str, str]) -> Iterator[Finding]:
-    """What the output folder already holds: half-written checkpoints, a finished run, one of other data or settings."""
+def check_output(recipe: Recipe, data: dict[str, str], refused: bool) -> Iterator[Finding]:
+    """What the output folder already holds: half-written checkpoints, a finished run, one of other data or settings.
+
+    Of a recipe that is refused already nothing is moved.
+    """
     output = Path(os.path.expanduser(str(recipe.output_dir or "")))
     if not recipe.do_train or not recipe.output_dir:
         return
@@ -113,7 +137,7 @@ def check_output(recipe: Recipe, data: dict[str, str]) -> Iterator[Finding]:
         what = f"process {process} is training into {output}: two runs would overwrite each other's checkpoints"
         yield recipe.find(REFUSED, "output_dir", what, "wait for it, stop it, or name another output_dir")
         return
-    for moved in set_partial_aside(output):
+    for moved in set_partial_aside(output) if recipe.stage != "ppo" and not refused else ():
         what = f"{moved.name.removeprefix('half-').removesuffix('.partial')} was half written; it is now {moved}"
         yield recipe.find(
             WARNED, "output_dir", what, "nothing: the run goes on from the last whole one; delete it when you like"
@@ -144,10 +168,18 @@ def _check_record(recipe: Recipe, output: Path, last: Path, data: dict[str, str]
             what = f"{name} has changed since {last}: the run would skip rows it has never seen"
             yield recipe.find(REFUSED, "dataset", what, f"bring the old file back; or {start_over}")
     for key in KEPT:
-        now = getattr(recipe, key)
-        if keys.get(key) != now:
+        now = _kept(recipe, key)
+        if key in keys and keys[key] != now:
             what = f"{key} was {keys.get(key)} when {last} was written, and is {now}"
             yield recipe.find(REFUSED, key, what, f"write it as it was; or {start_over}")
+
+
+def _kept(recipe: Recipe, key: str) -> Any:
+    """A value to compare: names without their blanks, and a folder however it is written."""
+    value = getattr(recipe, key)
+    if key in ("model_name_or_path", "adapter_name_or_path") and isinstance(value, str) and os.path.isdir(value):
+        return os.path.relpath(value)
+    return recipe.names(key) if key == "dataset" else value
 
 
 def fingerprints(files: dict[str, Path]) -> dict[str, str]:
@@ -161,5 +193,5 @@ def remember(recipe: Recipe, data: dict[str, str]) -> None:
     if checkpoints(output) and not recipe.overwrite_output_dir:
         return
     with atomic(output / RECORD) as file:
-        keys = {key: getattr(recipe, key) for key in KEPT}
+        keys = {key: _kept(recipe, key) for key in KEPT}
         json.dump({"data": data, "keys": keys}, file, ensure_ascii=False, indent=1, default=str)

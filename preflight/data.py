@@ -330,7 +330,7 @@ def _question(part: Rows, row: dict[str, Any]) -> str:
 
 def check_template(recipe: Recipe, encoder: Encoder, vocabulary: int) -> Iterator[Finding]:
     """The template's tokens are the model's, and the model's own chat template gives the same prompt."""
-    if recipe.resize_vocab:
+    if recipe.resize_vocab or recipe.default_system:
         return
     if len(encoder.tokenizer) > encoder.size:
         what = f"template: {recipe.template} adds tokens that the model has never seen"

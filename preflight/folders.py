@@ -96,6 +96,8 @@ def check_model(recipe: Recipe) -> Iterator[Finding]:
         faults = weight_faults(folder)
         if not (folder / "config.json").exists():
             faults.append("no config.json")
+        elif not {"model_type", "auto_map"} & read_config(folder).keys():
+            faults.append("config.json is cut, or names no model_type")
         if not any((folder / file).exists() for file in ("tokenizer.json", "tokenizer.model", "vocab.json")):
             faults.append("no tokenizer.json")
         for fault in faults:

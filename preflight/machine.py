@@ -51,7 +51,7 @@ def describe(recipe: Recipe, cards: list[Gpu]) -> Machine:
         avx512_bf16="avx512_bf16" in _cpu_flags(),
         cards=len(cards),
         model_type=str(config.get("model_type", "")),
-        quantised="quantization_config" in config,
+        quantised=bool(config.get("quantization_config")),
         zero=_zero_stage(recipe.deepspeed),
     )
 

@@ -365,6 +365,38 @@ def test_a_half_written_checkpoint_is_moved_aside(tmp_path: Path, damage: Callab
     assert set_partial_aside(tmp_path) == []
 
 
+def test_an_older_half_and_an_editor_are_let_alone(run: Callable, tmp_path: Path) -> None:
+    for step in (20, 40):
+        checkpoint(tmp_path / "saves", step)
+    (tmp_path / "saves/checkpoint-20/optimizer.pt").unlink()
+    script = [sys.executable, "-c", "import time; time.sleep(60)"]
+    process = subprocess.Popen([*script, "vim", str(tmp_path / "train.yaml"), "llamafactory"])
+    try:
+        findings = run()
+    finally:
+        process.kill()
+        process.wait()
+    assert not any("half written" in f.what or "is training into" in f.what for f in findings)
+    assert (tmp_path / "saves/checkpoint-20").is_dir()
+
+
+def test_a_folder_is_the_same_however_it_is_written(with_rows: Callable, tmp_path: Path, good: dict[str, Any]) -> None:
+    rows = [GOOD, GOOD | {"id": "b", "instruction": "胸痛？"}]
+    assert refused(with_rows(rows)) == []
+    checkpoint(tmp_path / "saves", 1)
+    assert refused(with_rows(rows, model_name_or_path=good["model_name_or_path"] + "/", dataset=" mine")) == []
+    assert any("lora_alpha was" in said for said in refused(with_rows(rows, lora_alpha=1)))
+
+
+@pytest.mark.parametrize("text", ["{}", "{", ""])
+def test_a_tokenizer_that_is_cut(run: Callable, tiny: SimpleNamespace, tmp_path: Path, text: str) -> None:
+    shutil.copytree(tiny.root / "model", tmp_path / "model")
+    (tmp_path / "model/tokenizer.json").write_text(text)
+    assert any(
+        "can't load the tokenizer" in said for said in refused(run({"model_name_or_path": str(tmp_path / "model")}))
+    )
+
+
 def test_transformers_neither_resumes_from_nor_deletes_what_was_moved_aside(tmp_path: Path) -> None:
     from transformers.trainer_utils import get_last_checkpoint, rotate_checkpoints
 
