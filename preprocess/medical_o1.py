@@ -1,6 +1,6 @@
 """FreedomIntelligence/medical-o1-reasoning-SFT (Apache-2.0): a question, a chain of thought, a response.
 
-One row in (other keys are kept in `meta`):
+One row in (the same keys in all four files; other keys are kept in `meta`):
 
     {"Question": "夜里咳嗽三周，躺下加重，是什么？",
      "Complex_CoT": "躺下加重提示反流或哮喘……",
@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from preprocess.records import Record, content_id, text_field
+from preprocess.records import Record, record_id, rest, text_field
 
 KEYS = ("Question", "Complex_CoT", "Response")
 
@@ -24,5 +24,5 @@ KEYS = ("Question", "Complex_CoT", "Response")
 def to_record(row: dict[str, Any], place: str) -> Record:
     """One row as a Record; UserError names the place and the key where a key is missing or no string."""
     question, think, answer = (text_field(row, key, place) for key in KEYS)
-    meta = {key: value for key, value in row.items() if key not in KEYS}
-    return Record(content_id(question, think, answer), "medical_o1", "", question, think, answer, meta)
+    id_ = record_id(row, place, question, think, answer)
+    return Record(id_, "medical_o1", "", question, think, answer, rest(row, *KEYS))
