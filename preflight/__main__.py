@@ -56,7 +56,7 @@ def check(recipe: Recipe, cards: list[Gpu], card: Card, utilisation: float) -> t
     findings += check_output(recipe, data, refused=any(finding.grade == REFUSED for finding in findings))
     more, facts = estimate(recipe, machine, card, lengths.get("dataset", []), utilisation)
     findings += more
-    if recipe.do_train and sets and not any(finding.grade == REFUSED for finding in findings):
+    if recipe.do_train and recipe.output_dir and sets and not any(finding.grade == REFUSED for finding in findings):
         remember(recipe, data)
     return findings, facts
 
@@ -119,7 +119,11 @@ def main() -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
         recipe = read_recipe(arguments.recipe, arguments.overrides)
         with contextlib.redirect_stdout(io.StringIO()):  # of the libraries: what is found is printed below
-            findings, facts = check(recipe, cards, card_of(arguments, cards), arguments.utilisation)
+            try:
+                findings, facts = check(recipe, cards, card_of(arguments, cards), arguments.utilisation)
+            except (TypeError, KeyError, IndexError, AttributeError, ZeroDivisionError) as error:
+                said = f"{type(error).__name__}: {error}"
+                raise UserError(f"{arguments.recipe}: a file that it names has an unexpected form ({said})") from error
     for fact in facts:
         print(fact)
     for grade in (UNCHECKED, WARNED, REFUSED):

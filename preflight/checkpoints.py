@@ -89,8 +89,9 @@ def training_now(output_dir: Path) -> int | None:
 
 def _output_of(words: list[str], folder: Path) -> Path | None:
     """Where a command trains into: the override counts before the recipe; None for any other command."""
-    programs = [word for word in words if Path(word).name in ("llamafactory-cli", "lmf", "launcher.py")]
-    if not programs or ("train" not in words and Path(programs[0]).name != "launcher.py"):
+    launchers = ("launcher.py", "llamafactory.launcher")
+    programs = [Path(word).name for word in words if Path(word).name in ("llamafactory-cli", "lmf", *launchers)]
+    if not programs or ("train" not in words and programs[0] not in launchers):
         return None
     for word in words:
         if word.startswith(("output_dir=", "--output_dir=")):

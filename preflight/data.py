@@ -220,9 +220,10 @@ def check_rows(recipe: Recipe, encoder: Encoder, part: Rows, counts: dict[str, i
     rows = part.rows[: recipe.max_samples] if isinstance(recipe.max_samples, int) else part.rows
     turns, dropped = [], []
     convert = encoder.converter(part.name)
+    blank = dict.fromkeys(key for _, row in part.rows for key in row)  # `datasets` fills a missing key with null
     for id_, row in rows:
         try:
-            turn = encoder.turn(part, id_, row, counts, convert)
+            turn = encoder.turn(part, id_, blank | row, counts, convert)
         except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
             what = f"{part.role}: {part.name}: row {id_}: {type(error).__name__} {error} in LLaMA-Factory's converter"
             remedy = "the columns of its entry in dataset_info.json and the row's keys must agree"

@@ -66,7 +66,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "logging_steps": (0, 10**9),
     "save_steps": (0, 10**9),
     "eval_steps": (0, 10**9),
-    "save_total_limit": (1, 10**6),
+    "save_total_limit": (-1, 10**6),
     "preprocessing_num_workers": (1, 1024),
     "preprocessing_batch_size": (1, 10**9),
     "dataloader_num_workers": (0, 1024),
@@ -85,7 +85,8 @@ def kind(recipe: Recipe) -> str:
     if "export_dir" in recipe.values:
         return "export"
     train = {"output_dir", "do_train", "do_eval", "do_predict", "learning_rate", "per_device_train_batch_size"}
-    return "train" if train & recipe.values.keys() or "infer_backend" not in recipe.values else "serve"
+    serve = "infer_backend" in recipe.values or os.path.basename(recipe.path) == "serve.yaml"
+    return "train" if train & recipe.values.keys() or not serve else "serve"
 
 
 def other_system(recipe: Recipe) -> Finding | None:
@@ -121,9 +122,14 @@ def check_keys(recipe: Recipe) -> Iterator[Finding]:
             yield _unknown(recipe, key, known)
         elif isinstance(value, str) and "${" in value:
             yield recipe.find(REFUSED, key, f"{key}: LLaMA-Factory does not resolve ${{…}}", "write the value out")
+        elif value is not None and isinstance(value, TEXT_OR_MORE.get(key, types.NoneType)):
+            continue
         elif value is not None and (expected := mismatch(value, known[key][0])):
             yield recipe.find(REFUSED, key, f"{key} must be {expected}, got {value!r}", _retype(key, value, expected))
-        elif key in RANGES and not _in_range(key, value):
+        elif value is None and types.NoneType not in typing.get_args(known[key][0]) and known[key][1] is not None:
+            what = f"{key}: null takes the place of the default, {known[key][1]!r}, and is none of its values"
+            yield recipe.find(REFUSED, key, what, "delete the key")
+        elif value is not None and key in RANGES and not _in_range(key, value):
             low, high = RANGES[key]
             above = "above" if key in ABOVE_ZERO else "at least"
             what = f"{key}: {value} is out of range"
@@ -164,6 +170,9 @@ def _retype(key: str, value: Any, expected: str) -> str:
 def _in_range(key: str, value: Any) -> bool:
     low, high = RANGES[key]
     return isinstance(value, int | float) and low <= value <= high and not (value == low and key in ABOVE_ZERO)
+
+
+TEXT_OR_MORE = {"resume_from_checkpoint": bool}  # annotated as text, and taken by transformers as true, too
 
 
 def mismatch(value: Any, hint: Any) -> str | None:

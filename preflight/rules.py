@@ -324,6 +324,19 @@ RULES = [
         "name a new folder",
     ),
     Rule(
+        "output_dir",
+        lambda r, m: (
+            r.do_train
+            and r.output_dir
+            and any(
+                os.path.realpath(str(r.output_dir)) == os.path.realpath(folder)
+                for folder in [str(r.model_name_or_path or ""), *r.names("adapter_name_or_path")]
+            )
+        ),
+        "output_dir is the model's or the adapter's own folder: the run would write over it",
+        "name a folder of its own, saves/…",
+    ),
+    Rule(
         "quantization_device_map",
         lambda r, m: r.do_train and r.quantization_device_map == "auto",
         "quantization_device_map: auto is for inference",
