@@ -321,12 +321,12 @@ def record(rng: random.Random, words: Words, length: int, boilerplate: float = 0
 
 
 def edited(rng: random.Random, text: str, share: float) -> str:
-    """So many of its characters, one at least, replaced (half), preceded by another (a quarter) or left out; figures
-    and sides are left alone, with another dose it would be another record."""
+    """So many of its characters, one at least, replaced (half), preceded by another (a quarter) or left out. Figures,
+    what follows them, and sides are left alone: with another dose it would be another record."""
     chars = list(text)
     for _ in range(max(1, round(share * len(text)))):
         place, kind = rng.randrange(len(chars)), rng.random()
-        while chars[place] in SPARED:
+        while not SPARED.isdisjoint(chars[max(place - 3, 0) : place + 1]):
             place = rng.randrange(len(chars))
         other = rng.choice("的了在是有和就也都还" if not chars[place].isascii() else "etaoinshrd")
         if kind < 0.5:
