@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from preprocess.near import END, as_text, batches, in_order, inside, keys_of, windows
+from preprocess.near import END, as_text, batches, in_order, keys_of, windows, within
 
 SHORT, MIDDLE, LONG = 13, 30, 100  # characters of an item
 RUN, HAN_RUN, LATIN_RUN = 13, 5, 10
@@ -87,7 +87,7 @@ class _Runs:
         self.n, self.keys = n, keys
         codes, ends = _joined(keys)
         sums = windows(codes, n)[n]
-        self.hashes, self.runs = np.unique(sums[inside(ends, n, len(sums))], return_inverse=True)
+        self.hashes, self.runs = np.unique(within(sums, ends, n), return_inverse=True)
         counts = np.maximum(np.diff(ends, prepend=-1) - n, 0)
         self.begins = np.concatenate(([0], np.cumsum(counts)))
         owner = np.repeat(np.arange(len(keys)), counts)

@@ -124,7 +124,7 @@ def keys_of(texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
     letters = (left == LETTER) & (right == LETTER)
     codes[between[letters]] = ord(" ")
     kinds[between[letters | ((left == DIGIT) & (right == DIGIT))]] = SYMBOL
-    codes = codes[kinds >= MARK]
+    codes = codes.take(np.flatnonzero(kinds >= MARK))
     return codes, np.flatnonzero(codes == END)
 
 
@@ -166,8 +166,7 @@ def grams(codes: np.ndarray, ends: np.ndarray, n: int) -> tuple[np.ndarray, np.n
     hashes ^= hashes >> np.uint64(32)
     hashes *= np.uint64(0xD6E8FEB86659FD93)
     hashes ^= hashes >> np.uint64(29)
-    lengths = np.diff(ends, prepend=-1) - 1
-    return hashes[inside(ends, n, len(hashes))], np.concatenate(([0], np.cumsum(np.maximum(lengths - n + 1, 0))))
+    return within(hashes, ends, n), np.concatenate(([0], np.cumsum(np.maximum(np.diff(ends, prepend=-1) - n, 0))))
 
 
 def windows(codes: np.ndarray, *sizes: int) -> dict[int, np.ndarray]:
@@ -183,12 +182,10 @@ def windows(codes: np.ndarray, *sizes: int) -> dict[int, np.ndarray]:
     return sums
 
 
-def inside(ends: np.ndarray, n: int, size: int) -> np.ndarray:
-    """Which of `size` windows of `n` characters lie inside a text."""
-    mask = np.ones(size, bool)
-    for back in range(n):
-        mask[ends[(ends >= back) & (ends < size + back)] - back] = False
-    return mask
+def within(sums: np.ndarray, ends: np.ndarray, n: int) -> np.ndarray:
+    """Of the windows of `n` characters, those that lie inside a text."""
+    bounds = itertools.pairwise([-1, *ends.tolist()])
+    return np.concatenate([sums[:0], *(sums[before + 1 : end - n + 1] for before, end in bounds if end - before > n)])
 
 
 @cache
@@ -275,8 +272,10 @@ class Index:
     """Texts by number, and the clusters of near-duplicates among them.
 
     Memory: 184 bytes a text (`BYTES`), whatever its length: 32 band keys of 4 bytes, 256 bits of the signature, the
-    hash of the key, that of its markers, its place. The keys themselves, 4 bytes a character, wait for the check in an
-    unnamed file in `folder` (the system's temporary one). The result depends on the texts and their order alone.
+    sum of its grams' hashes, the hash of its markers, its place. The keys themselves, 4 bytes a character, wait for
+    the check in an unnamed file in `folder` (the system's temporary one). The result depends on the texts and their
+    order alone. Time grows with the number of texts, but with the square of how many of them are mostly the same
+    boilerplate and hold the same markers.
     """
 
     BYTES = 4 * SLOTS // ROWS + 2 * SLOTS // 8 + 3 * 8
@@ -285,21 +284,21 @@ class Index:
         self.digits_matter = digits_matter
         self._spool = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - it lives as long as the index
         self._ends = _Column([np.array([-1])])  # of each key in the spool, in characters
-        self._hashes = _Column([np.zeros(0, np.uint64)])  # of each key, whole
+        self._sums = _Column([np.zeros(0, np.uint64)])  # of each key's gram hashes: equal keys have equal ones
         self._bits = _Column([np.zeros((0, 2, SLOTS // 64), np.uint64)])  # the lowest two of each slot
         self._bands = [_Column([np.zeros(0, np.uint32)]) for _ in range(SLOTS // ROWS)]
         self._marks = np.zeros(0, np.uint64)  # hashes of the markers; 0 until one is needed
 
     def __len__(self) -> int:
-        return len(self._hashes.whole())
+        return len(self._sums.whole())
 
     def add(self, texts: Iterable[str]) -> None:
         """Take in texts; they get the next numbers, in order."""
-        for codes, ends, hashes, bits, bands in in_order(_digest, batches(texts)):
+        for codes, ends, sums, bits, bands in in_order(_digest, batches(texts)):
             for column, keys in zip(self._bands, bands, strict=True):
                 column.append(keys)
             self._bits.append(bits)
-            self._hashes.append(hashes)
+            self._sums.append(sums)
             self._ends.append(self._ends.last() + 1 + ends)
             self._spool.write(codes)
 
@@ -360,9 +359,9 @@ class Index:
         """Pairs worth counting in full, the lower number first; each is proposed once."""
         lengths = np.diff(self._ends.whole()) - 1
         filled = np.flatnonzero(lengths > 0)
-        for first, second in _pairs(*_buckets(filled, self._hashes.whole()[filled]), forest):
+        for first, second in _pairs(*_buckets(filled, self._sums.whole()[filled]), forest):
             yield first, second
-        single = np.flatnonzero((lengths >= N) & (forest.roots(np.arange(len(self))) == np.arange(len(self))))
+        single = filled[forest.roots(filled) == filled]
         for done, band in enumerate(self._bands):
             buckets = self._by_markers(*_buckets(single, band.whole()[single]))
             for first, second in _pairs(*buckets, forest):
@@ -468,13 +467,21 @@ def in_order(work: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
 
 
 def _digest(texts: list[str]) -> tuple[np.ndarray, ...]:
-    """Of a batch: the keys and their ends, the hashes of whole keys, the low bits and the band keys of signatures."""
+    """Of a batch: the keys, their ends, the sums of their grams, the low bits and the band keys of their signatures."""
     codes, ends = keys_of(texts)
-    hashes, begins = grams(codes, ends, N)
+    hashes, begins = grams(*_padded(codes, ends), N)
     rows = RMinHash.digest_matrix_from_flat_token_hashes(hashes, begins.astype(np.uint64), SLOTS, 0).to_rows()
     packed = b"".join(itertools.starmap(struct.Struct(f"{SLOTS}I").pack, rows))
     signatures = np.frombuffer(packed, np.uint32).reshape(-1, SLOTS)
-    return codes, ends, _key_hashes(codes, ends), _low_bits(signatures), _band_keys(signatures)
+    return codes, ends, np.add.reduceat(hashes, begins[:-1]), _low_bits(signatures), _band_keys(signatures)
+
+
+def _padded(codes: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Keys shorter than a gram, filled up to one with NUL, which no key holds."""
+    missing = np.maximum(N + 1 - np.diff(ends, prepend=-1), 0)
+    return (
+        (np.insert(codes, np.repeat(ends, missing), 0), ends + np.cumsum(missing)) if missing.any() else (codes, ends)
+    )
 
 
 def _band_keys(signatures: np.ndarray) -> np.ndarray:
@@ -490,17 +497,10 @@ def _low_bits(signatures: np.ndarray) -> np.ndarray:
     return np.packbits(planes, axis=2).view(np.uint64)
 
 
-def _key_hashes(codes: np.ndarray, ends: np.ndarray) -> np.ndarray:
-    view, bounds = memoryview(codes).cast("B"), [-1, *ends.tolist()]
-    digests = (blake2b(view[4 * (a + 1) : 4 * b], digest_size=8).digest() for a, b in itertools.pairwise(bounds))
-    return np.frombuffer(b"".join(digests), np.uint64)
-
-
 def _gram_sets(keys: list[bytes]) -> tuple[np.ndarray, np.ndarray]:
     """The distinct grams of each key as small integers, key after key, and how many each has."""
-    codes = np.frombuffer(b"".join(key.ljust(4 * N, b"\0") + _END for key in keys), np.uint32)
-    ends = np.flatnonzero(codes == END)
-    hashes, begins = grams(codes, ends, N)
+    codes = np.frombuffer(b"".join(key + _END for key in keys), np.uint32)
+    hashes, begins = grams(*_padded(codes, np.flatnonzero(codes == END)), N)
     _, ids = np.unique(hashes, return_inverse=True)
     owner = np.repeat(np.arange(len(keys), dtype=np.uint64), np.diff(begins))
     owned = owner << np.uint64(32) | ids.astype(np.uint64)

@@ -197,7 +197,7 @@ def test_memory_a_text_is_as_stated(texts: list[str]) -> None:
     index = Index()
     index.add(texts * 4)
     index.clusters()
-    columns = [index._ends, index._hashes, index._bits, *index._bands]
+    columns = [index._ends, index._sums, index._bits, *index._bands]
     used = sum(column.whole().nbytes for column in columns) + index._marks.nbytes
     assert used == len(index) * Index.BYTES + 8  # one place more than texts
 
