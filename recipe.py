@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import inspect
 import os
 import reprlib
 import sys
@@ -47,7 +48,7 @@ def load(schema: type[Settings], path: str, overrides: Sequence[str] = ()) -> Se
         if key not in known:
             raise UserError(f"{places[key]}: unknown key {key!r}{_suggest(key, known)}; known: {', '.join(known)}")
     for name, field in known.items():
-        if name not in values and field.default is MISSING:
+        if name not in values and _required(field):
             raise UserError(f"{path}: key {name!r} is missing; add `{name}: …`")
     types_ = typing.get_type_hints(schema)
     return schema(**{key: _typed(value, types_[key], key, places[key]) for key, value in values.items()})
@@ -119,6 +120,8 @@ def _typed(value: Any, wanted: Any, key: str, place: str) -> Any:
             continue
         if isinstance(value, str) and not _is_text(value):
             raise UserError(f"{place}: {key} holds a NUL or a lone surrogate; remove it")
+        if option == list[float] and isinstance(value, list):
+            value = [float(item) if type(item) is int else item for item in value]
         if isinstance(value, base) and all(isinstance(item, typing.get_args(option)) for item in _items(value)):
             return value
         if base is float and isinstance(value, int | str):
@@ -140,7 +143,7 @@ def main(schema: type[Settings], step: Callable[[Settings], None], doc: str) -> 
     """The command line of a step: `RECIPE.yaml [key=value …]`; a mistake is one line on stderr and exit code 1."""
     keys = "\n".join(f"  {field.name}: {field.type}{_default(field)}" for field in fields(schema))
     parser = argparse.ArgumentParser(
-        description=f"{doc.strip()}\n\nkeys of the recipe file:\n{keys}",
+        description=f"{doc.strip()}\n\n{inspect.getdoc(schema)}\n\nkeys of the recipe file:\n{keys}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("recipe", help="the step's YAML file, e.g. recipes/demo/data.yaml")
@@ -151,8 +154,14 @@ def main(schema: type[Settings], step: Callable[[Settings], None], doc: str) -> 
         step(load(schema, arguments.recipe, arguments.overrides))
 
 
+def _required(field: Any) -> bool:
+    return field.default is MISSING and field.default_factory is MISSING
+
+
 def _default(field: Any) -> str:
-    return " (required)" if field.default is MISSING else f" = {field.default!r}"
+    if _required(field):
+        return " (required)"
+    return f" = {field.default_factory() if field.default is MISSING else field.default!r}"
 
 
 @contextmanager
@@ -172,19 +181,20 @@ def one_line_errors() -> Iterator[None]:
 @contextmanager
 def atomic(path: str | Path) -> Iterator[TextIO]:
     """A text file that replaces `path` whole when the block ends, and leaves it as it was when the block fails."""
-    with _staged([path]) as files:
+    with staged([path]) as files:
         yield files[0]
 
 
 def write_all(texts: dict[Path, str]) -> None:
     """Write several files, all or none: the first is replaced only when the last is complete on the disk."""
-    with _staged(list(texts)) as files:
+    with staged(list(texts)) as files:
         for file, text in zip(files, texts.values(), strict=True):
             file.write(text)
 
 
 @contextmanager
-def _staged(paths: list[str | Path]) -> Iterator[list[TextIO]]:
+def staged(paths: Sequence[str | Path]) -> Iterator[list[TextIO]]:
+    """Text files that replace `paths` all together when the block ends, and leave them as they were when it fails."""
     targets = [Path(os.path.realpath(path)) for path in paths]
     temporaries = [target.with_name(f".{target.name}.{os.getpid()}.tmp") for target in targets]
     path: str | Path = paths[0]

@@ -96,7 +96,7 @@ def data_counts(dataset: str, dataset_dir: str) -> dict[str, Any]:
     try:
         counts = json.loads(read_text(path))
         out = counts["train"] + counts["eval"] + sum(counts["dropped"].values())
-        whole = counts["read"] == out and {"file", "sha256"} <= counts["input"].keys()
+        whole = counts["read"] == out and all({"file", "sha256"} <= given.keys() for given in counts["inputs"])
     except (ValueError, KeyError, TypeError, AttributeError):
         whole = False
     if not whole:

@@ -14,13 +14,22 @@ or one that many ordinary texts hold (What is the most likely diagnosis?), must 
 from __future__ import annotations
 
 import bisect
+import csv
 import itertools
 from collections.abc import Iterable, Iterator, Mapping
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from preprocess.near import END, as_text, batches, in_order, keys_of, windows, within
+from preprocess.records import open_text, read_rows
+from recipe import UserError
+
+QUESTION_KEYS = (
+    *("question", "Question", "exam_question", "problem", "query", "prompt", "instruction", "input", "feature_content"),
+    *("messages", "conversations"),
+)
 
 SHORT, MIDDLE, LONG = 13, 30, 100  # characters of an item
 RUN, HAN_RUN, LATIN_RUN = 13, 5, 10
@@ -29,6 +38,55 @@ COVERAGE_MIDDLE, COVERAGE_SHORT = 0.6, 0.75  # of what has less than MIDDLE, and
 WHOLE = 0.75  # of an item's runs: who holds so many holds the item
 FEWEST = 0.3  # of an item's own runs: who holds fewer is not compared
 COMMON, COMMON_SHARE = 5, 0.002  # boilerplate is in more texts than this, and in a larger share of them
+
+
+def questions_of(path: str) -> Iterator[str]:
+    """The questions of an evaluation file (JSON, JSONL, CSV or Parquet): what stands under QUESTION_KEYS.
+
+    Raises UserError for a row without one, and as `read_rows` does.
+    """
+    for place, row in _rows(path):
+        texts = [text for key in QUESTION_KEYS for text in _strings(row.get(key)) if text.strip()]
+        if not texts:
+            keys = ", ".join(map(repr, list(row)[:12]))
+            raise UserError(f"{place}: no question; the row has {keys}, expected one of {', '.join(QUESTION_KEYS)}")
+        yield "\n".join(texts)
+
+
+def _rows(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    if path.endswith(".csv"):
+        with open_text(path) as file:
+            yield from ((f"{path}: row {number}", row) for number, row in enumerate(csv.DictReader(file), 1))
+    elif path.endswith(".parquet"):
+        yield from _parquet(path)
+    else:
+        yield from read_rows(path)
+
+
+def _parquet(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    import pyarrow
+    import pyarrow.parquet
+
+    if not Path(path).is_file():
+        raise UserError(f"{path}: no such file")
+    try:
+        groups = pyarrow.parquet.ParquetFile(path).iter_batches()
+        rows = (row for group in groups for row in group.to_pylist())
+        yield from ((f"{path}: row {number}", row) for number, row in enumerate(rows, 1))
+    except pyarrow.ArrowInvalid as error:
+        raise UserError(f"{path}: not a Parquet file ({error})") from None
+
+
+def _strings(value: Any) -> list[str]:
+    """The text under a key; of a dialogue, what the user says."""
+    if isinstance(value, list):
+        turns = [turn for turn in value if isinstance(turn, dict)]
+        value = "\n".join(str(turn.get("content") or turn.get("value") or "") for turn in turns if _is_user(turn))
+    return [value] if isinstance(value, str) else []
+
+
+def _is_user(turn: dict[str, Any]) -> bool:
+    return (turn.get("role") or turn.get("from")) in ("user", "human")
 
 
 class Hit(NamedTuple):
@@ -55,11 +113,18 @@ class Guard:
                 self.places.setdefault(key, (file, number))
         self.places.pop("", None)
         self.keys = list(self.places)
+        self._texts: dict[tuple[str, int], str] = {}
         self._runs = _tables(self.keys, ordinary)
 
     def check(self, text: str) -> Hit | None:
         """The item that `text` holds the most of, or None."""
         return self._check([text])[0]
+
+    def text_of(self, hit: Hit) -> str:
+        """The comparison key of the item that was hit."""
+        if not self._texts:
+            self._texts = {place: key for key, place in self.places.items()}
+        return self._texts[hit.file, hit.number]
 
     def check_all(self, texts: Iterable[str]) -> Iterator[Hit | None]:
         """The same for many texts, in order, a batch at a time."""
@@ -94,6 +159,7 @@ class _Runs:
         self.run, self.item = _divided(self.runs * len(keys) + owner, len(keys))
         self.met = np.bincount(self.run, minlength=len(self.hashes))  # in how many texts
         self.leaks = np.zeros(len(keys), int)  # how many texts hold nearly all of an item
+        self._make_anchors()
         self._make_sieve()
 
     def _make_sieve(self) -> None:
@@ -115,14 +181,38 @@ class _Runs:
         """Count the runs in ordinary texts. Where one holds nearly all of an item, that is a leak, and the item's runs
         are not counted: what leaks ten times over must not pass for boilerplate."""
         text, run = self.find(sums, ends)
-        place, owner = _expanded(np.searchsorted(self.run, np.arange(len(self.hashes) + 1)), run)
-        pairs = text[owner] * len(self.keys) + self.item[place]
-        pair, which, held = np.unique(pairs, return_inverse=True, return_counts=True)
-        leaks = held >= WHOLE * np.diff(self.begins)[pair % len(self.keys)]
-        self.leaks += np.bincount(pair[leaks] % len(self.keys), minlength=len(self.keys))
+        place, owner = _expanded(self.anchor_starts, run)
+        pairs, held = np.unique(text[owner] * len(self.keys) + self.anchor_items[place], return_counts=True)
+        near, item = np.divmod(pairs, max(len(self.keys), 1))
+        enough = held >= self.anchors_needed[item]
+        near, item = near[enough], item[enough]
+        place, pair = _expanded(self.item_starts, item)
+        known = text * len(self.hashes) + run  # sorted, as `find` gives them
+        wanted = near[pair] * len(self.hashes) + self.item_runs[place]
+        at = np.searchsorted(known, wanted)
+        found = known.take(at, mode="clip") == wanted if len(known) else np.zeros(len(wanted), bool)
+        leaks = np.bincount(pair[found], minlength=len(item)) >= WHOLE * np.diff(self.begins)[item]
+        self.leaks += np.bincount(item[leaks], minlength=len(self.keys))
         counts = np.ones(len(run), bool)
-        counts[owner[leaks[which]]] = False
+        counts[at[found & leaks[pair]]] = False
         self.met += np.bincount(run[counts], minlength=len(self.hashes))
+
+    def _make_anchors(self) -> None:
+        """Of each item so many of its rarest runs that who holds WHOLE of it holds some of these: whoever holds fewer
+        need not be compared, however much boilerplate they share."""
+        order = np.lexsort((self.met[self.run], self.item))
+        item = self.item[order]
+        self.item_runs = self.run[order]
+        self.item_starts = np.searchsorted(item, np.arange(len(self.keys) + 1))
+        rank = np.arange(len(item)) - self.item_starts[item]
+        sizes = np.diff(self.item_starts)
+        spare = np.floor(sizes - WHOLE * np.diff(self.begins)).astype(int)  # so many may be missing
+        chosen = np.minimum(2 * spare + 1, sizes)
+        self.anchors_needed = np.maximum(chosen - spare, 1)
+        anchors = rank < chosen[item]
+        run, by_run = self.item_runs[anchors], np.argsort(self.item_runs[anchors], kind="stable")
+        self.anchor_items = item[anchors][by_run]
+        self.anchor_starts = np.searchsorted(run[by_run], np.arange(len(self.hashes) + 1))
 
     def own(self, limit: float) -> list[np.ndarray]:
         """Of each item, which of its characters stand in a run that at most `limit` texts hold."""
@@ -150,6 +240,7 @@ class _Runs:
         self.counts = np.bincount(self.item, minlength=len(self.keys))
         self._make_sieve()
         del self.runs, self.run, self.met, self.begins
+        del self.item_runs, self.item_starts, self.anchor_items, self.anchor_starts, self.anchors_needed
 
     def candidates(self, sums: np.ndarray, ends: np.ndarray) -> Iterator[tuple[int, int]]:
         """Text and item, where the text holds enough of the item's own runs to cover what it takes."""

@@ -16,6 +16,7 @@ import ftfy
 from ftfy.badness import is_bad
 
 HAN = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003fffd"
+HAN_CHAR = re.compile(f"[{HAN}]")
 # ftfy without its width, quote, ligature and HTML options: those change good Chinese.
 _FTFY = ftfy.TextFixerConfig(
     unescape_html=False,

@@ -69,7 +69,7 @@ def read_rows(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
     The file is read no further than rows are asked for, and never held whole, whichever the container.
     Raises UserError where it can't be read, isn't JSON, or holds something other than objects.
     """
-    with _open(path) as file:
+    with open_text(path) as file:
         read = _lines if _is_jsonl(path, file) else items
         file.seek(0)
         for place, row in read(path, file):
@@ -77,7 +77,7 @@ def read_rows(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 @contextmanager
-def _open(path: str) -> Iterator[TextIO]:
+def open_text(path: str) -> Iterator[TextIO]:
     """A UTF-8 file (a byte order mark is skipped), or a UserError that says why not."""
     try:
         if Path(path).exists() and not Path(path).is_file():

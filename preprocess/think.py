@@ -19,7 +19,7 @@ from dataclasses import dataclass
 # LLaMA-Factory's `thought_words`: its reasoning templates recognise exactly these strings.
 OPEN, CLOSE = "<think>\n", "\n</think>\n\n"
 
-_TAG = re.compile(r"<\s{0,4}(/?)\s{0,4}think(?:ing)?\s{0,4}>", re.IGNORECASE)
+TAG = re.compile(r"<\s{0,4}(/?)\s{0,4}think(?:ing)?\s{0,4}>", re.IGNORECASE)
 _HEADINGS = re.compile(r"\A\s*##\s*Thinking\s*\n(.*?)\n##\s*Final Response\s*\n(.*)\Z", re.DOTALL)
 
 
@@ -40,7 +40,7 @@ class Parts:
 
 def has_tag(text: str) -> bool:
     """Whether any opening or closing thought tag occurs in `text`."""
-    return _TAG.search(text) is not None
+    return TAG.search(text) is not None
 
 
 def join(think: str, answer: str) -> str:
@@ -59,7 +59,7 @@ def spans(text: str) -> tuple[slice, slice]:
     headed = _HEADINGS.match(text)
     if headed and not has_tag(text):
         return _trimmed(text, *headed.span(1)), _trimmed(text, *headed.span(2))
-    tags = list(_TAG.finditer(text))
+    tags = list(TAG.finditer(text))
     if not tags:
         return slice(0, 0), _trimmed(text, 0, len(text))
     begin = 0 if tags[0][1] else tags[0].end()
@@ -78,7 +78,7 @@ def _trimmed(text: str, begin: int, end: int) -> slice:
 def split(text: str) -> Parts:
     """Take a completion apart, whatever the spelling; both parts are stripped and otherwise kept to the character."""
     think, answer = (text[span] for span in spans(text))
-    kinds = ["close" if tag[1] else "open" for tag in _TAG.finditer(text)]
+    kinds = ["close" if tag[1] else "open" for tag in TAG.finditer(text)]
     if not kinds:
         return Parts(think, answer)
     if "close" not in kinds:
@@ -87,7 +87,7 @@ def split(text: str) -> Parts:
         return Parts(think, answer, "unopened")
     if kinds != ["open", "close"]:
         return Parts(think, answer, "repeated")
-    before = text[: _TAG.search(text).start()].strip()
+    before = text[: TAG.search(text).start()].strip()
     return Parts(think, f"{before}\n\n{answer}".strip(), "leading") if before else Parts(think, answer)
 
 

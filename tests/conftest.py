@@ -55,7 +55,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
 
     root = tmp_path_factory.mktemp("tiny")
     samples = f"{ROOT}/data/samples/medical_o1_sft.json"
-    build(Data(samples, "medical_o1", "tiny", f"{root}/data", eval_share=0.15, dataset_dir=str(root)))
+    build(Data(samples, "tiny", f"{root}/data", eval_share=0.15, dataset_dir=str(root)))
     rows = json.loads((root / "data/train.json").read_text(encoding="utf-8"))
     tokenizer = build_tokenizer([row["instruction"] + row["output"] for row in rows], 600)
     model = build_model(tokenizer)

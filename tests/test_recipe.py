@@ -80,4 +80,8 @@ def test_a_users_mistake_is_one_line_without_traceback(words: tuple[str, ...]) -
 
 def test_help_lists_the_keys() -> None:
     done = command("preprocess.build", "--help")
-    assert done.returncode == 0 and "eval_share: float = 0.1" in done.stdout and "input: str (required)" in done.stdout
+    assert (
+        done.returncode == 0
+        and "eval_share: float = 0.1" in done.stdout
+        and "input: str | list[str] (required)" in done.stdout
+    )

@@ -17,7 +17,13 @@ PART = {"base": 500.0, "tuned": 400.0, "ratio": RATIO, "tokens": 1000}
 METRICS = {
     "perplexity": PART
     | {"samples": 2, "improved": 2, "skipped": [], "segments": {"think": PART, "answer": PART}, "ids_sha256": "0" * 64},
-    "data": {"read": 3, "train": 1, "eval": 1, "dropped": {"duplicate": 1}, "input": {"file": "a", "sha256": "1" * 64}},
+    "data": {
+        "read": 3,
+        "train": 1,
+        "eval": 1,
+        "dropped": {"duplicate": 1},
+        "inputs": [{"file": "a", "sha256": "1" * 64}],
+    },
     "training": {"steps": 20, "epochs": 2.0, "loss_first": 5.0, "loss_last": 4.0},
     "made_from": {
         "train": "t.yaml",
@@ -127,7 +133,7 @@ def test_an_answer_without_a_key_is_named(tmp_path: Path, key: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "counts", ["{", '{"read": 1}', '{"read": 9, "train": 1, "eval": 1, "dropped": {}, "input": {}}']
+    "counts", ["{", '{"read": 1}', '{"read": 9, "train": 1, "eval": 1, "dropped": {}, "inputs": [{}]}']
 )
 def test_counts_that_do_not_add_up_are_refused(tmp_path: Path, counts: str) -> None:
     (tmp_path / "dataset_info.json").write_text('{"a": {"file_name": "a.json"}}')
