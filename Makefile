@@ -12,7 +12,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test test-slow data check train charts predict eval serve export clean
+.PHONY: help demo test test-slow download data check train charts predict eval serve export clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -27,6 +27,9 @@ demo: .venv/installed  ## the whole pipeline on a CPU with a tiny model, in minu
 	WANDB_MODE=offline llamafactory-cli train recipes/demo/train.yaml
 	python -m eval.predict recipes/demo/predict.yaml
 	python -m eval.run recipes/demo/eval.yaml
+
+download: .venv/installed recipes/$(RECIPE)/download.yaml  ## public data and base model, pinned by SHA-256
+	python -m preprocess.download recipes/$(RECIPE)/download.yaml $(ARGS)
 
 data: .venv/installed recipes/$(RECIPE)/data.yaml  ## records -> registered <think> data sets
 	python -m preprocess.build recipes/$(RECIPE)/data.yaml $(ARGS)
