@@ -826,19 +826,14 @@ def main() -> None:
     if arguments.child:
         child(arguments.child[0], arguments.child[1], int(arguments.child[2]))
         return
-    run(arguments.what, arguments.quick, arguments.repeat)
-
-
-def run(what: str, quick: bool, repeat: int = 3) -> None:
-    """Measure and print one part, or all of them."""
     parts = {
-        "speed": partial(speed, quick, repeat),
-        "million": partial(million, quick),
-        "quality": partial(quality, quick),
-        "contamination": partial(contamination, quick, repeat),
+        "speed": partial(speed, arguments.quick, arguments.repeat),
+        "million": partial(million, arguments.quick),
+        "quality": partial(quality, arguments.quick),
+        "contamination": partial(contamination, arguments.quick, arguments.repeat),
     }
     for name, part in parts.items():
-        if what in (name, "all"):
+        if arguments.what in (name, "all"):
             print(f"## {name}\n\n{surroundings()}\n")
             print("\n\n".join(part()) + "\n", flush=True)
 

@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 from preprocess.clean import EXPLAINED, excerpt
 from preprocess.data import Data
 from preprocess.normalise import HAN_CHAR
+from preprocess.privacy import KINDS
 from preprocess.records import Record
 from preprocess.sources import READERS
 from preprocess.steps import Item, defects
@@ -29,19 +30,20 @@ SHOWN = 160  # characters of a text in an example
 CLUSTERS = 20  # the largest ones
 PARTS = ("question", "think", "answer")
 EXPLANATIONS: dict[str, str] = EXPLAINED | {
-    "duplicate": "the same question but for form; the first is kept",
-    "contaminated": "holds most of an evaluation file's question",
-    "too_long": "longer than cutoff_len, which would cut the answer",
-    "near_duplicate": "nearly the same question as one that is kept",
-    "near_eval": "a training question too near a held-out one",
-    "over_share": "more of its source than its share",
-    "encoding": "a broken encoding was mended",
-    "nfc": "brought to Unicode NFC",
-    "control": "invisible control characters were removed",
-    "punctuation": "ASCII punctuation between Han characters made full-width",
-    "reverted": "left as it was: normalising would have changed a number or a unit",
-    "diagnosis_cut": "the diagnosis at the record's end was cut, and kept as weak reference",
-    "masked": "identifiers were masked",
+    "duplicate": "同一提问，仅形式不同；保留第一条 the same question but for form; the first is kept",
+    "contaminated": "含有评测文件中某题的大部分 holds most of an evaluation file's question",
+    "too_long": "超过 cutoff_len，回答会被截断 longer than cutoff_len, which would cut the answer",
+    "near_duplicate": "与保留的某条几乎相同 nearly the same question as one that is kept",
+    "near_eval": "训练提问与留出的太近 a training question too near a held-out one",
+    "over_share": "超出该来源的份额 more of its source than its share",
+    "encoding": "修复了编码 a broken encoding was mended",
+    "nfc": "统一为 Unicode NFC brought to Unicode NFC",
+    "control": "去掉不可见的控制字符 invisible control characters were removed",
+    "punctuation": "汉字之间的半角标点改为全角 ASCII punctuation between Han characters made full-width",
+    "reverted": "保持原样：否则数字或单位会变 left as it was, else a number or a unit would change",
+    "diagnosis_cut": "病历末尾的诊断已剪下，留作弱参考 the diagnosis at the record's end was cut: the weak reference",
+    **{kind: f"{names[0]} {names[1].lower()}" for kind, names in KINDS.items()},
+    "masked": "身份信息已遮盖 identifiers were masked",
 }
 
 
@@ -116,6 +118,7 @@ def _templates(escape: bool) -> jinja2.Environment:
     options = {"trim_blocks": True, "lstrip_blocks": True, "keep_trailing_newline": True}
     environment = jinja2.Environment(loader=loader, autoescape=escape, undefined=jinja2.StrictUndefined, **options)
     environment.filters["cell"] = _cell
+    environment.filters["n"] = "{:,}".format
     return environment
 
 

@@ -74,63 +74,76 @@ class Check(NamedTuple):
 
 # Without these a row can't be written, or not be taken apart again: they drop a record whatever `drop` says.
 NEEDED: dict[str, Check] = {
-    "unlabelled": Check("a patient record that no teacher has labelled", lambda r: r.source == "healthai"),
-    "empty_question": Check("no question", lambda r: not r.question),
-    "empty_answer": Check("no answer", lambda r: not r.answer),
-    "stray_tag": Check("a thought tag inside a text", lambda r: any(map(has_tag, _texts(r)))),
+    "unlabelled": Check(
+        "没有教师标签的病历 a patient record that no teacher has labelled", lambda r: r.source == "healthai"
+    ),
+    "empty_question": Check("没有提问 no question", lambda r: not r.question),
+    "empty_answer": Check("没有回答 no answer", lambda r: not r.answer),
+    "stray_tag": Check("文本里有思考标签 a thought tag inside a text", lambda r: any(map(has_tag, _texts(r)))),
 }
 CHECKS: dict[str, Check] = NEEDED | {
     "empty_thought": Check(
-        "no thought, from a source that promises one", lambda r: not r.think and r.source in THINKING
+        "来源应有思考却没有 no thought, from a source that promises one", lambda r: not r.think and r.source in THINKING
     ),
-    "mojibake": Check("characters lost or in the wrong encoding", lambda r: any(map(is_mojibake, _texts(r)))),
+    "mojibake": Check(
+        "丢失字符或编码错误 characters lost or in the wrong encoding", lambda r: any(map(is_mojibake, _texts(r)))
+    ),
     "provided_answer": Check(
-        "the thought cites an answer it was given, which the student never sees",
+        "思考引用了学生看不到的“提供的答案” the thought cites an answer it was given, which the student never sees",
         lambda r: bool(_PROVIDED.search(r.think)),
     ),
-    "answer_in_question": Check("the answer stands in the question", _answer_in_question),
-    "thought_is_answer": Check("thought and answer are the same", lambda r: bool(r.think) and r.think == r.answer),
-    "short_thought": Check(f"a thought under {SHORT_THOUGHT} characters", lambda r: 0 < len(r.think) < SHORT_THOUGHT),
-    "off_answer": Check("the thought shares next to nothing with the answer", _off_answer),
-    "json_residue": Check("keys of a prompt's JSON in a text", lambda r: any(map(_JSON_RESIDUE.search, _texts(r)))),
-    "html": Check("HTML in a text", lambda r: any(map(_HTML.search, _texts(r)))),
-    "fence": Check("a Markdown code fence in a text", lambda r: any("```" in text for text in _texts(r))),
+    "answer_in_question": Check("答案就在提问里 the answer stands in the question", _answer_in_question),
+    "thought_is_answer": Check(
+        "思考与回答相同 thought and answer are the same", lambda r: bool(r.think) and r.think == r.answer
+    ),
+    "short_thought": Check(
+        f"思考不足 {SHORT_THOUGHT} 字 a thought under {SHORT_THOUGHT} characters",
+        lambda r: 0 < len(r.think) < SHORT_THOUGHT,
+    ),
+    "off_answer": Check("思考与回答几乎没有共同内容 the thought shares next to nothing with the answer", _off_answer),
+    "json_residue": Check(
+        "文本里残留 JSON 键 keys of a prompt's JSON in a text", lambda r: any(map(_JSON_RESIDUE.search, _texts(r)))
+    ),
+    "html": Check("文本里有 HTML HTML in a text", lambda r: any(map(_HTML.search, _texts(r)))),
+    "fence": Check(
+        "文本里有 Markdown 代码栏 a Markdown code fence in a text", lambda r: any("```" in text for text in _texts(r))
+    ),
 }
 # What readers find; each name is explained where its reader's ODDITIES are.
 ODDITIES: dict[str, str] = {
-    "no_label": "the teacher's reply gave no label",
-    "parse_failure": "the teacher's reply could not be read, its raw text stands where the reason should",
-    "fallback_label": "a script's stopgap phrase stands where the disease should",
-    "unreadable_label": "a label that is neither text nor a list of it",
-    "not_one_turn": "a dialogue of several turns, or with tools",
-    "thought_unclosed": "a thought that is opened and never closed",
-    "thought_repeated": "thought tags in a thought or an answer",
-    "thought_unopened": "a thought without its opening tag; it is read",
-    "thought_leading": "text before the thought; it opens the answer",
-    "runaway_reason": "a reason that goes on and on",
-    "no_reason": "a disease without a reason",
-    "literal_newline": "a backslash and an n for a line break in a label; mended",
-    "sex_prefix": "the patient's sex before the disease",
-    "comma_joined": "diseases joined by commas",
-    "misspelt_disease": "a disease one character off what the record says",
-    "label_list": "a label that was a list; joined by ；",
-    "replacement_character": "a lost character (U+FFFD) in a label or its record",
-    "echo_differs": "the teacher's echo of the record is not the record",
-    "other_layout": "none of the contest's three layouts",
-    "repeated_label": "a field's label stands twice",
-    "several_lines": "a field of several lines",
-    "inner_label": "something like a label inside a field",
-    "sex_spelled_out": "男性 or 女性 for 男 or 女",
-    "sex_unknown": "no sex that can be read",
-    "negative_age": "an age below 0",
-    "age_zero": "an age of 0",
-    "child": "an age of 0 to 13",
-    "age_unknown": "no age that can be read",
-    "placeholder": "a placeholder instead of a blank",
-    "form_text": "a form's own words",
-    "trailing_space": "white space at the end of a field",
-    "covid_screening": "boilerplate of COVID screening",
-    "diagnosis_tail": "a diagnosis at the record's end",
+    "no_label": "教师没有给出标签 the teacher's reply gave no label",
+    "parse_failure": "无法解析的回复被当成了依据 a reply that could not be read stands for the reason",
+    "fallback_label": "疾病处是脚本的占位语 a script's stopgap phrase stands where the disease should",
+    "unreadable_label": "标签既不是文本也不是文本列表 a label that is neither text nor a list of it",
+    "not_one_turn": "多轮对话或带工具 a dialogue of several turns, or with tools",
+    "thought_unclosed": "思考没有闭合 a thought that is opened and never closed",
+    "thought_repeated": "思考或回答里还有思考标签 thought tags in a thought or an answer",
+    "thought_unopened": "思考缺少起始标签，照读 a thought without its opening tag; it is read",
+    "thought_leading": "思考之前有文字，并入回答 text before the thought; it opens the answer",
+    "runaway_reason": "依据不停重复 a reason that goes on and on",
+    "no_reason": "有疾病而没有依据 a disease without a reason",
+    "literal_newline": "标签里用 \\n 两个字符换行，已改 a backslash and an n for a line break in a label; mended",
+    "sex_prefix": "疾病前带有性别 the patient's sex before the disease",
+    "comma_joined": "疾病用逗号连接 diseases joined by commas",
+    "misspelt_disease": "病名与病历差一个字 a disease one character off what the record says",
+    "label_list": "标签原是列表，已用；连接 a label that was a list; joined by ；",
+    "replacement_character": "标签或病历里有丢失的字符（U+FFFD） a lost character (U+FFFD) in a label or its record",
+    "echo_differs": "教师复述的病历与原文不同 the teacher's echo of the record is not the record",
+    "other_layout": "不是比赛的三种版式 none of the contest's three layouts",
+    "repeated_label": "同一字段名出现两次 a field's label stands twice",
+    "several_lines": "字段跨多行 a field of several lines",
+    "inner_label": "字段里有像字段名的文字 something like a label inside a field",
+    "sex_spelled_out": "性别写作男性、女性 男性 or 女性 for 男 or 女",
+    "sex_unknown": "读不出性别 no sex that can be read",
+    "negative_age": "年龄为负 an age below 0",
+    "age_zero": "年龄为 0 an age of 0",
+    "child": "0 到 13 岁 an age of 0 to 13",
+    "age_unknown": "读不出年龄 no age that can be read",
+    "placeholder": "用占位符代替空白 a placeholder instead of a blank",
+    "form_text": "表单自带文字 a form's own words",
+    "trailing_space": "字段末尾有空白 white space at the end of a field",
+    "covid_screening": "新冠筛查套话 boilerplate of COVID screening",
+    "diagnosis_tail": "病历末尾带诊断 a diagnosis at the record's end",
 }
 # Of these, what says nothing against the record as training data: what was mended, and what patients are like.
 HARMLESS = frozenset(healthai.ODDITIES) | {"literal_newline", "label_list", "comma_joined", "thought_unopened"}
