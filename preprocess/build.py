@@ -25,10 +25,20 @@ from typing import Any
 from tqdm import tqdm
 
 from preprocess.data import Data, check
-from preprocess.near import Index
 from preprocess.register import read_registry
 from preprocess.sources import read_records
-from preprocess.steps import Item, Spool, first_pass, is_eval, near_duplicates, near_eval, over_share, sides, to_row
+from preprocess.steps import (
+    Item,
+    Spool,
+    contaminated,
+    first_pass,
+    is_eval,
+    near_duplicates,
+    near_eval,
+    over_share,
+    sides,
+    to_row,
+)
 from preprocess.write import write
 from recipe import main
 
@@ -41,9 +51,10 @@ def build(data: Data) -> None:
     read_registry(data.dataset_dir)
     with _work_folder(Path(data.output)) as folder:
         spool = Spool(folder)
-        index = Index(folder=folder) if data.near_duplicates else None
-        first_pass(data, tqdm(read_items(data), desc="records", unit=" records", disable=None), spool, index)
-        reasons, clusters = near_duplicates(index, spool, data.near_duplicates) if index is not None else ({}, [])
+        first_pass(data, tqdm(read_items(data), desc="records", unit=" records", disable=None), spool)
+        reasons = contaminated(data, spool, {})
+        found, clusters = near_duplicates(data, spool, reasons)
+        reasons |= found
         reasons |= near_eval(data, spool, reasons)
         reasons |= over_share(data, spool, reasons)
         items = tqdm(sides(spool, reasons), desc="writing", unit=" records", total=len(spool), disable=None)

@@ -1,7 +1,8 @@
 """What happens to records between reading and writing, in this order, each step counted:
 
     prepare            normalise, cut a patient record's diagnosis, mask or report identifiers, look for faults
-    first_pass         that, then exact duplicates, overlap with evaluation files, length; side by the question's hash
+    first_pass         that, then exact duplicates and length; the side by the question's hash
+    contaminated       what holds a question of an evaluation file
     near_duplicates    clusters, of which the best is kept
     near_eval          training questions too near a held-out one
     over_share         what would give a source more than its share
@@ -60,7 +61,8 @@ class Spool:
     """Items in a file, one JSON object a line, to be read again in order or by number; 8 bytes of memory each."""
 
     def __init__(self, folder: str | Path) -> None:
-        self.file = open(Path(folder) / "records.jsonl", "w+b")  # noqa: SIM115  (gone with its folder)
+        self.folder = Path(folder)
+        self.file = open(self.folder / "records.jsonl", "w+b")  # noqa: SIM115  (gone with its folder)
         self.ends = array("q", [0])
 
     def append(self, item: Item) -> None:
@@ -158,25 +160,16 @@ def _without_diagnosis(record: Record) -> tuple[Record, bool]:
 # --- all records ------------------------------------------------------------------------------------------------------
 
 
-def first_pass(data: Data, items: Iterable[Item], spool: Spool, index: Index | None) -> None:
+def first_pass(data: Data, items: Iterable[Item], spool: Spool) -> None:
     """Prepare each item, drop what can be told without those after it, and put all of them on the spool, in order."""
     seen: dict[int, int] = {}
     lengths = Lengths(data.tokenizer, data.cutoff_len)
-    guard = Guard({path: questions_of(path) for path in data.decontaminate}) if data.decontaminate else None
     for batch in _batches(items):
         for item in batch:
             prepare(item, data)
         if data.duplicates:
             _mark_duplicates(batch, seen, spool)
-        if guard:
-            alive = [item for item in batch if not item.reason]
-            texts = [f"{item.record.question}\n{item.record.answer}" for item in alive]
-            for item, hit in zip(alive, guard.check_all(texts), strict=True):
-                if hit:
-                    item.reason, item.evidence = "contaminated", _offence(guard, hit, hit.file)
         _measure([item for item in batch if not item.reason], lengths, data)
-        if index is not None:
-            index.add([item.record.question for item in batch if not item.reason])
         for item in batch:
             spool.append(item)
 
@@ -225,18 +218,44 @@ def _offence(guard: Guard, hit: Hit, file: str) -> dict[str, Any]:
     }
 
 
-def near_duplicates(index: Index, spool: Spool, threshold: float) -> tuple[Reasons, list[dict[str, Any]]]:
+def contaminated(data: Data, spool: Spool, reasons: Reasons) -> Reasons:
+    """The items whose question and answer hold most of a question of an evaluation file."""
+    if not data.decontaminate:
+        return {}
+    guard = Guard({path: questions_of(path) for path in data.decontaminate}, ordinary=map(_asked, spool))
+    hits = guard.check_all(map(_asked, spool))
+    alive = (_is_alive(number, item, reasons) for number, item in enumerate(spool))
+    return {
+        number: ("contaminated", _offence(guard, hit, hit.file))
+        for number, (hit, is_alive) in enumerate(zip(hits, alive, strict=True))
+        if hit and is_alive
+    }
+
+
+def _asked(item: Item) -> str:
+    return f"{item.record.question}\n{item.record.answer}"
+
+
+def near_duplicates(data: Data, spool: Spool, reasons: Reasons) -> tuple[Reasons, list[dict[str, Any]]]:
     """What to drop, and the clusters. Kept of a cluster is what has the fewest defects, then the longest thought, then
     stands first; and a member that is unlike all that are kept."""
+    if not data.near_duplicates:
+        return {}, []
+    index = Index(folder=str(spool.folder))
     numbers, ranks = array("q"), array("q")
-    for number, item in enumerate(spool):
-        if not item.reason:
-            numbers.append(number)
-            ranks.append((len(defects(item)) << 40) - len(item.record.think))
-    reasons: Reasons = {}
+
+    def questions() -> Iterator[str]:
+        for number, item in enumerate(spool):
+            if _is_alive(number, item, reasons):
+                numbers.append(number)
+                ranks.append((len(defects(item)) << 40) - len(item.record.think))
+                yield item.record.question
+
+    index.add(questions())
+    found: Reasons = {}
     written = []
-    for cluster in index.clusters(threshold):
-        surplus = index.surplus(cluster, ranks.__getitem__, threshold)
+    for cluster in index.clusters(data.near_duplicates):
+        surplus = index.surplus(cluster, ranks.__getitem__, data.near_duplicates)
         for number, pair in surplus:
             kept = spool[numbers[pair.first + pair.second - number]]
             evidence = {
@@ -244,9 +263,9 @@ def near_duplicates(index: Index, spool: Spool, threshold: float) -> tuple[Reaso
                 "kept_question": kept.record.question[:EDGE],
                 "jaccard": _round(pair.jaccard),
             }
-            reasons[numbers[number]] = ("near_duplicate", evidence)
+            found[numbers[number]] = ("near_duplicate", evidence)
         written.append(_written(cluster, {number for number, _ in surplus}, spool, numbers))
-    return reasons, written
+    return found, written
 
 
 def _written(cluster: Cluster, surplus: set[int], spool: Spool, numbers: array[int]) -> dict[str, Any]:

@@ -478,7 +478,7 @@ def test_memory_does_not_grow_with_the_records(tmp_path: Path) -> None:
     for count in (300, 1200):
         spool = Spool(tmp_path)
         tracemalloc.start()
-        first_pass(data(tmp_path, "f", normalise=False), records(count), spool, None)
+        first_pass(data(tmp_path, "f", normalise=False), records(count), spool)
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] < 1.3 * peaks[0]
