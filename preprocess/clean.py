@@ -75,7 +75,7 @@ class Check(NamedTuple):
 # Without these a row can't be written, or not be taken apart again: they drop a record whatever `drop` says.
 NEEDED: dict[str, Check] = {
     "unlabelled": Check(
-        "没有教师标签的病历 a patient record that no teacher has labelled", lambda r: r.source == "healthai"
+        "还没有教师的回答 not answered by a teacher yet", lambda r: r.source in ("healthai", "question")
     ),
     "empty_question": Check("没有提问 no question", lambda r: not r.question),
     "empty_answer": Check("没有回答 no answer", lambda r: not r.answer),

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 from itertools import repeat
 from typing import Any
 
@@ -42,6 +43,9 @@ _REASON_HEADING = re.compile(r"诊断依据\W{0,4}[:：]")
 _LABEL_LINE = re.compile(r"^[^\w\n]{0,8}(?:diseases|reason)[^\w\n]{0,8}[:：]", re.MULTILINE | re.IGNORECASE)
 _SEX = re.compile(r"\A[男女]性?[，,、:：\s]\s*")
 _QUALIFIERS = re.compile(r"[（(][^（()）]*[)）]|\d{1,2}\s?[.、．]")
+_BRACKETED = re.compile(r"\([^()]*\)|\[[^\[\]]*\]")
+_NUMBERING = re.compile(r"^\s*(?:\(?\d{1,2}\)?[.、:．)]|[①-⑳])\s*")
+_DOUBT = re.compile(r"\?|可能性?大?$|待(?:查|排|诊)$|^考虑|^疑似")
 _SEPARATORS = re.compile(r"[；;，,、\n]")
 _CONTRASTS = frozenset("上下左右前后内外急慢大小轻重多少高低男女早晚正反双单一二三四甲乙丙丁")
 
@@ -152,3 +156,15 @@ def read_bingli(value: Any, place: str) -> dict[str, Any]:
         return {"diseases": "", "reason": reply}
     diseases, reason = reply[before.end() : head.start()], reply[head.end() :]
     return {"diseases": diseases.strip(" *#\n"), "reason": reason.strip(" *#\n")}
+
+
+def disease_names(diseases: str) -> frozenset[str]:
+    """The names in a `diseases` string as they are compared: without sex, numbering, brackets, stages and doubt.
+
+    >>> sorted(disease_names("1. 慢性支气管炎（急性加重期）；2、２型糖尿病？"))
+    ['2型糖尿病', '慢性支气管炎']
+    """
+    text = unicodedata.normalize("NFKC", diseases).casefold()
+    parts = re.split(r"[;,、/\n]", _BRACKETED.sub("", _SEX.sub("", text)))
+    names = (_DOUBT.sub("", _NUMBERING.sub("", part)).strip(" .。·-") for part in parts)
+    return frozenset(name for name in names if name)

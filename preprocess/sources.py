@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from preprocess import alpaca, delicate, diagnosis, healthai, medical_o1, medical_r1, sharegpt
+from preprocess import alpaca, delicate, diagnosis, healthai, medical_o1, medical_r1, question, sharegpt
 from preprocess.records import Record, read_rows
 from recipe import UserError
 
@@ -66,6 +66,7 @@ READERS: dict[str, Reader] = {
         sharegpt.to_record, tuple((key,) for key in sharegpt.SHAPES), "ShareGPT or OpenAI messages, one turn"
     ),
     "alpaca": Reader(alpaca.to_record, (("input", "output"), ("instruction", "output")), "alpaca rows, one turn"),
+    "question": Reader(question.to_record, tuple((key,) for key in question.KEYS), "plain questions without an answer"),
 }
 
 

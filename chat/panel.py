@@ -1,0 +1,89 @@
+"""What a long run shows: a live panel in a terminal, a plain line now and then where the output is piped."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import Counter
+from contextlib import AbstractContextManager
+from types import TracebackType
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, Progress, TextColumn
+from rich.table import Table
+
+from chat.budget import Budget
+
+EVERY = 10.0  # seconds between plain lines
+
+
+class Panel(AbstractContextManager["Panel"]):
+    """Counts of a run; `total` questions are to be asked, those answered before not among them."""
+
+    def __init__(self, title: str, total: int, budget: Budget) -> None:
+        self.title, self.total, self.budget = title, total, budget
+        self.answered = self.failed = self.asked = self.flying = 0
+        self.errors: Counter[str] = Counter()
+        self.begun = self.said = time.monotonic()
+        self.console = Console(file=sys.stderr)
+        self.bar = Progress(
+            TextColumn("{task.description}"), BarColumn(bar_width=None), TextColumn("{task.percentage:.0f} %")
+        )
+        self.task = self.bar.add_task(title, total=max(total, 1))
+        self.live = Live(get_renderable=self._shown, console=self.console, refresh_per_second=4, transient=True)
+
+    def __enter__(self) -> Panel:
+        if self.console.is_terminal:
+            self.live.start()
+        return self
+
+    def __exit__(self, *error: type[BaseException] | BaseException | TracebackType | None) -> None:
+        if self.console.is_terminal:
+            self.live.stop()
+        elif self.asked:
+            self.say()
+
+    def count(self, error: str = "") -> None:
+        """One outcome; `error` is the kind of a failure."""
+        self.answered += not error
+        self.failed += bool(error)
+        self.errors[error] += bool(error)
+        self.bar.update(self.task, completed=self.answered + self.failed)
+        if not self.console.is_terminal and time.monotonic() - self.said > EVERY:
+            self.say()
+
+    def say(self) -> None:
+        self.said = time.monotonic()
+        print(
+            f"{self.title}: {', '.join(f'{name} {value}' for name, value in self.figures().items())}", file=sys.stderr
+        )
+
+    def figures(self) -> dict[str, str]:
+        done, seconds = self.answered + self.failed, time.monotonic() - self.begun
+        speed = done / seconds if seconds > 0 else 0.0
+        prompt, completion = self.budget.spent
+        figures = {
+            "answered": f"{self.answered:,} of {self.total:,}",
+            "failed": f"{self.failed:,}",
+            "in flight": f"{self.flying:,}",
+            "per second": f"{speed:.1f}",
+            "tokens": f"{prompt:,} in, {completion:,} out",
+            "left": _clock((self.total - done) / speed) if speed else "…",
+        }
+        if self.budget.usd_in or self.budget.usd_out:
+            figures["cost"] = f"${self.budget.usd(prompt, completion):,.2f}"
+        if self.errors:
+            figures["errors"] = ", ".join(f"{kind} {number}" for kind, number in self.errors.most_common() if number)
+        return figures
+
+    def _shown(self) -> Group:
+        table = Table.grid(padding=(0, 2))
+        for name, value in self.figures().items():
+            table.add_row(name, value)
+        return Group(self.bar, table)
+
+
+def _clock(seconds: float) -> str:
+    hours, rest = divmod(int(seconds), 3600)
+    return f"{hours}:{rest // 60:02}:{rest % 60:02}"

@@ -1,0 +1,118 @@
+"""What a teacher's reply must be to become training data: one named gate each, asked in this order.
+
+    >>> gate(Candidate("我是AI，无法提供诊断。", "", "stop", None, "性别: 女…"), Gates())
+    'refusal'
+
+A reply that fails one gate is kept in failed.jsonl with the gate's name; it never reaches the training set.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+from preprocess.diagnosis import FALLBACKS
+from preprocess.normalise import HAN_CHAR, is_mojibake
+from preprocess.think import has_tag
+
+_REFUSAL = re.compile(
+    r"作为(?:一个|一名)?(?:AI|人工智能|语言模型)|我(?:只)?是(?:一个|一款)?(?:AI|人工智能|语言模型)"
+    r"|(?:无法|不能|不便)(?:为您|为你|对此|直接)?(?:提供|给出|作出|做出)[^，。]{0,12}(?:诊断|建议|回答|帮助)"
+    r"|\bas an ai\b|\bi(?:'m| am) (?:sorry|unable)\b|\bi can(?:'|no)t (?:provide|assist|help|diagnose)\b",
+    re.IGNORECASE,
+)
+_LETTER = re.compile(r"[^\W\d_]")
+_PAIRED = re.compile(r"[^\W_]")
+
+
+@dataclass(frozen=True)
+class Gates:
+    """Which gates are asked, and their bounds; lengths in characters, evidence and agreement are shares."""
+
+    gates: list[str] = field(default_factory=lambda: list(GATES))
+    language: str = "zh"
+    thought: str = "optional"  # required, optional, none
+    min_characters: int = 2
+    max_characters: int = 4000
+    min_evidence: float = 0.2
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A reply as it is judged: the answer's text, the thought, why it ended, the object read of it (None for plain
+    text), and the question that was asked."""
+
+    answer: str
+    think: str
+    finish_reason: str
+    value: dict[str, Any] | None
+    question: str
+    fault: str = ""  # why no object could be read; "" where none was wanted or it was
+
+
+def _language(candidate: Candidate, bounds: Gates) -> bool:
+    letters = len(_LETTER.findall(candidate.answer))
+    han = len(HAN_CHAR.findall(candidate.answer))
+    return letters > 0 and (han < 0.5 * letters if bounds.language == "zh" else han > 0.1 * letters)
+
+
+def _thought(candidate: Candidate, bounds: Gates) -> bool:
+    return {"required": not candidate.think, "none": bool(candidate.think)}.get(bounds.thought, False)
+
+
+def evidence(text: str, record: str) -> float:
+    """The share of a text's pairs of characters that stand in the record, 1 for a text of fewer than two."""
+    pairs = set(pairwise(_PAIRED.findall(text.casefold())))
+    return len(pairs & set(pairwise(_PAIRED.findall(record.casefold())))) / len(pairs) if pairs else 1.0
+
+
+def _unsupported(candidate: Candidate, bounds: Gates) -> bool:
+    if candidate.value is None:
+        return False
+    return evidence(_text(candidate.value.get("reason", "")), candidate.question) < bounds.min_evidence
+
+
+def _text(value: Any) -> str:
+    return "；".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+GATES: dict[str, Callable[[Candidate, Gates], bool]] = {
+    "truncated": lambda c, _: c.finish_reason == "length",
+    "filtered": lambda c, _: c.finish_reason not in ("stop", "length", "eos", ""),
+    "thought": _thought,
+    "empty": lambda c, _: not c.answer.strip(),
+    "stray_tag": lambda c, _: has_tag(c.answer) or has_tag(c.think),
+    "refusal": lambda c, _: _REFUSAL.search(c.answer[:200]) is not None,
+    "schema": lambda c, _: bool(c.fault),
+    "fallback_label": lambda c, _: (
+        c.value is not None and _text(c.value.get("diseases", "")).strip() in ("", *FALLBACKS)
+    ),
+    "mojibake": lambda c, _: is_mojibake(c.answer) or is_mojibake(c.think),
+    "language": _language,
+    "length": lambda c, b: not b.min_characters <= len(c.answer) <= b.max_characters,
+    "evidence": _unsupported,
+}
+EXPLAINED = {
+    "truncated": "the reply was cut at max_tokens",
+    "filtered": "the server stopped the reply",
+    "thought": "no thought where one is required, or one where none is wanted",
+    "empty": "no answer",
+    "stray_tag": "a thought tag inside thought or answer",
+    "refusal": "the teacher refuses",
+    "schema": "no JSON object with reason and diseases could be read",
+    "fallback_label": "no disease, or a stopgap phrase",
+    "mojibake": "broken characters",
+    "language": "another language",
+    "length": "too short or too long",
+    "evidence": "the reason is not in the record",
+    "agreement": "the samples disagree",
+    "verifier": "the verifier finds it unsupported",
+}
+
+
+def gate(candidate: Candidate, bounds: Gates) -> str:
+    """The first gate that the candidate fails, or an empty string."""
+    return next((name for name in GATES if name in bounds.gates and GATES[name](candidate, bounds)), "")
