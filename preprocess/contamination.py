@@ -159,6 +159,7 @@ class _Runs:
         self.run, self.item = _divided(self.runs * len(keys) + owner, len(keys))
         self.met = np.bincount(self.run, minlength=len(self.hashes))  # in how many texts
         self.leaks = np.zeros(len(keys), int)  # how many texts hold nearly all of an item
+        self.met_leaking = self.met.copy()  # in how many texts, those counted that hold nearly all of an item
         self._make_anchors()
         self._make_sieve()
 
@@ -196,6 +197,15 @@ class _Runs:
         counts = np.ones(len(run), bool)
         counts[at[found & leaks[pair]]] = False
         self.met += np.bincount(run[counts], minlength=len(self.hashes))
+        self.met_leaking += np.bincount(run, minlength=len(self.hashes))
+
+    def settle_boilerplate(self, limit: float) -> None:
+        """An item that is a common phrase and a few words of its own is held by many texts without a leak: there its
+        rarest run is in few of them. Its runs count as all others do."""
+        rarest = np.full(len(self.keys), np.iinfo(int).max)
+        np.minimum.at(rarest, self.item, self.met_leaking[self.run])
+        run = self.run[((self.leaks > limit) & (rarest <= limit))[self.item]]
+        self.met[run] = self.met_leaking[run]
 
     def _make_anchors(self) -> None:
         """Of each item so many of its rarest runs that who holds WHOLE of it holds some of these: whoever holds fewer
@@ -239,7 +249,7 @@ class _Runs:
         self.starts = np.searchsorted(run, np.arange(len(used) + 1))
         self.counts = np.bincount(self.item, minlength=len(self.keys))
         self._make_sieve()
-        del self.runs, self.run, self.met, self.begins
+        del self.runs, self.run, self.met, self.met_leaking, self.begins
         del self.item_runs, self.item_starts, self.anchor_items, self.anchor_starts, self.anchors_needed
 
     def candidates(self, sums: np.ndarray, ends: np.ndarray) -> Iterator[tuple[int, int]]:
@@ -283,6 +293,8 @@ def _tables(keys: list[str], ordinary: Iterable[str]) -> list[_Runs]:
         for runs in tables:
             runs.meet(sums[runs.n], ends)
     limit = max(COMMON, COMMON_SHARE * met)
+    for runs in tables:
+        runs.settle_boilerplate(limit)
     long = np.array([mask.sum() >= LONG for mask in tables[0].own(limit)], bool)
     for runs in tables:
         runs.settle(long if runs.n == RUN else ~long, limit)

@@ -278,6 +278,16 @@ def test_boilerplate_around_an_item_does_not_flag_its_neighbours() -> None:
     assert all(guard.check_all(held)) and all(guard.check_all("另：" + text for text in held))
 
 
+def test_an_item_that_is_a_common_phrase_and_a_few_words_is_known_by_its_words() -> None:
+    rng = random.Random(11)
+    phrase = max(ZH["boilerplate"], key=len)
+    rest = [record(rng, ZH, 60, 0) + phrase + record(rng, ZH, 60, 0) for _ in range(200)]
+    item = f"{phrase}右下腹持续隐痛伴低热。"
+    guard = Guard({"exam": [item]}, [*rest, item])
+    assert not any(guard.check_all(rest))
+    assert guard.check(f"请看：{item}怎么办？") == ("exam", 0, 1.0, key_of(item))
+
+
 def test_an_item_that_leaks_many_times_is_no_boilerplate(items: dict[str, list[str]]) -> None:
     rng = random.Random(10)
     leaks = [items["zh"][0] + record(rng, ZH, 300, 0) for _ in range(40)]
