@@ -43,13 +43,18 @@ def has_tag(text: str) -> bool:
     return TAG.search(text) is not None
 
 
+def joinable(think: str, answer: str) -> bool:
+    """Whether a thought and an answer can be told apart again once they are joined."""
+    return not (has_tag(think) or has_tag(answer) or _HEADINGS.match(answer.strip()))
+
+
 def join(think: str, answer: str) -> str:
     """The one spelling that is written; an empty thought gives the answer alone, without tags.
 
     Raises ValueError if either part holds a thought tag: the result could not be taken apart again.
     """
     think, answer = think.strip(), answer.strip()
-    if has_tag(think) or has_tag(answer) or _HEADINGS.match(answer):
+    if not joinable(think, answer):
         raise ValueError("a thought tag inside the thought or the answer")
     return f"{OPEN}{think}{CLOSE}{answer}" if think else answer
 

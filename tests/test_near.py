@@ -11,7 +11,7 @@ import pytest
 from bench.near import EN, ZH, edited, fill, jaccard_of, record, repunctuated, with_datasketch
 from preprocess import near
 from preprocess.contamination import Guard
-from preprocess.near import Cluster, Forest, Index, key_of, markers
+from preprocess.near import Cluster, Forest, Index, are_opposed, key_of, markers
 from preprocess.records import read_rows
 
 
@@ -213,6 +213,24 @@ def test_of_a_chain_the_ends_both_stay() -> None:
     assert [number for number, _ in index.surplus(cluster, rank=lambda number: -number)] == [1]
     dropped = index.surplus(cluster, rank=lambda number: number != 1)
     assert [number for number, _ in dropped] == [0, 2] and dropped[0][1].jaccard >= 0.7
+
+
+@pytest.mark.parametrize(
+    "one, other, opposed",
+    [
+        ("患者无发热，血钾升高，要紧吗", "患者有发热，血钾升高，要紧吗", True),
+        ("血钾升高的原因", "血钾降低的原因", True),
+        ("首选什么药物", "禁用什么药物", True),
+        ("The patient denies fever today", "The patient reports fever today", True),
+        ("Potassium increased after the drug", "Potassium decreased after the drug", True),
+        ("要查什么？", "要查些什么？", False),
+        ("咳嗽三周，夜里加重", "咳嗽三周夜间加重", False),
+        ("医生您好，咳嗽三周", "医生您好，我不知道该挂哪个科室的号，咳嗽三周", False),
+        ("What tests are needed?", "What tests do I need?", False),
+    ],
+)
+def test_texts_that_say_the_opposite(one: str, other: str, opposed: bool) -> None:
+    assert are_opposed(one, other) is are_opposed(other, one) is opposed
 
 
 def test_a_threshold_below_the_bands_is_refused() -> None:
