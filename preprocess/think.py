@@ -20,7 +20,7 @@ from dataclasses import dataclass
 OPEN, CLOSE = "<think>\n", "\n</think>\n\n"
 
 TAG = re.compile(r"<\s{0,4}(/?)\s{0,4}think(?:ing)?\s{0,4}>", re.IGNORECASE)
-_HEADINGS = re.compile(r"\A\s*##\s*Thinking\s*\n(.*?)\n##\s*Final Response\s*\n(.*)\Z", re.DOTALL)
+_HEADINGS = re.compile(r"\A\s*##\s*Thinking[^\S\n]*\n(.*?)\n##\s*Final Response[^\S\n]*\n(.*)\Z", re.DOTALL)
 
 
 @dataclass(frozen=True)

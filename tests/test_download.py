@@ -376,7 +376,7 @@ def test_a_commit_that_is_none_names_no_folder(server: Server, want: SimpleNames
     value = str(victim) if commit == "/tmp/victim" else commit
     file = {"bytes": 1, "sha256": "0" * 64}
     want.lock.write_text(json.dumps({KEY: {"revision": "main", "commit": value, "files": {"a.json": file}}}))
-    with pytest.raises(UserError, match="no lock of ours .*commit: expected 40 hex digits"):
+    with pytest.raises(UserError, match=r"no lock of ours .*commit: expected 40 hex digits"):
         download(want.settings())
     assert (victim / "a.json").read_text() == "mine"
 
