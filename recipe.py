@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import errno
+import glob
 import inspect
 import os
 import reprlib
@@ -128,7 +130,8 @@ def _typed(value: Any, wanted: Any, key: str, place: str) -> Any:
             with suppress(ValueError, OverflowError):
                 return float(value)
     names = " or ".join(getattr(o, "__name__", str(o)) if typing.get_origin(o) is None else str(o) for o in options)
-    raise UserError(f"{place}: {key} must be {names}, got {reprlib.repr(value)}")
+    hint = "; YAML reads on, off, yes and no as true and false, write them in quotes" * isinstance(value, bool)
+    raise UserError(f"{place}: {key} must be {names}, got {reprlib.repr(value)}{hint}")
 
 
 def _is_text(value: str) -> bool:
@@ -172,7 +175,9 @@ def one_line_errors() -> Iterator[None]:
     except UserError as error:
         sys.exit(f"error: {' '.join(str(error).split())}")
     except OSError as error:
-        sys.exit(f"error: {error.filename or 'input/output'}: {error.strerror or error}")
+        full = error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+        todo = "; make room, then run the same command again; existing files are as they were" if full else ""
+        sys.exit(f"error: {error.filename or 'writing'}: {error.strerror or error}{todo}")
     except KeyboardInterrupt:
         print("interrupted; existing files are as they were", file=sys.stderr)
         sys.exit(130)
@@ -198,6 +203,8 @@ def staged(paths: Sequence[str | Path]) -> Iterator[list[TextIO]]:
     targets = [Path(os.path.realpath(path)) for path in paths]
     temporaries = [target.with_name(f".{target.name}.{os.getpid()}.tmp") for target in targets]
     path: str | Path = paths[0]
+    for target in targets:
+        _remove_stale(target)
     try:
         with ExitStack() as stack:
             files = []
@@ -219,3 +226,12 @@ def staged(paths: Sequence[str | Path]) -> Iterator[list[TextIO]]:
         for temporary in temporaries:
             with suppress(OSError):
                 temporary.unlink()
+
+
+def _remove_stale(target: Path) -> None:
+    """Take away what a killed process has left of its own writing of `target`."""
+    for left in target.parent.glob(f".{glob.escape(target.name)}.*.tmp"):
+        process = left.suffixes[-2][1:]
+        if process.isdigit() and not Path(f"/proc/{process}").exists():
+            with suppress(OSError):
+                left.unlink()

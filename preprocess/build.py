@@ -24,13 +24,14 @@ from typing import Any
 
 from tqdm import tqdm
 
-from preprocess.data import Data, check
+from preprocess.data import Data, check, resolved
 from preprocess.register import read_registry
 from preprocess.sources import read_records
 from preprocess.steps import (
     Item,
     Spool,
     contaminated,
+    duplicates,
     first_pass,
     is_eval,
     near_duplicates,
@@ -47,18 +48,21 @@ __all__ = ["Data", "build", "is_eval", "to_row"]
 
 def build(data: Data) -> None:
     """Run data.yaml: read, clean, write, register; all files are replaced together, the registry last."""
+    data = resolved(data)
     check(data)
     read_registry(data.dataset_dir)
     with _work_folder(Path(data.output)) as folder:
         spool = Spool(folder)
         first_pass(data, tqdm(read_items(data), desc="records", unit=" records", disable=None), spool)
-        reasons = contaminated(data, spool, {})
+        reasons = duplicates(data, spool)
+        found, questions = contaminated(data, spool, reasons)
+        reasons |= found
         found, clusters = near_duplicates(data, spool, reasons)
         reasons |= found
         reasons |= near_eval(data, spool, reasons)
         reasons |= over_share(data, spool, reasons)
         items = tqdm(sides(spool, reasons), desc="writing", unit=" records", total=len(spool), disable=None)
-        report(data, write(data, items, clusters))
+        report(data, write(data, items, clusters, questions))
 
 
 def read_items(data: Data) -> Iterator[Item]:

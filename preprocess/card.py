@@ -6,6 +6,7 @@ The Markdown and the page say the same; the page draws the lengths. Running twic
 from __future__ import annotations
 
 import io
+import re
 from array import array
 from collections import Counter, defaultdict
 from pathlib import Path
@@ -77,7 +78,7 @@ class Card:
         if side == "dropped":
             self.dropped[item.reason] += 1
             if item.reason == "contaminated":
-                self.against[Path(item.evidence["file"]).name] += 1
+                self.against[item.evidence["file"]] += 1
             return
         self.flags.update(item.flags)
         for part in PARTS:
@@ -97,7 +98,6 @@ class Card:
             "summary": summary,
             "sources": [(name, READERS[name]) for name in sorted(self.sources)],
             "files": [(given["file"], self.files[number]) for number, given in enumerate(summary["inputs"])],
-            "against": {given["file"]: self.against[given["file"]] for given in summary["decontaminated_against"]},
             "han": self.han / max(self.characters, 1),
             "explained": EXPLANATIONS,
             "examples": {name: self.examples[name] for name in sorted(self.examples)},
@@ -123,14 +123,14 @@ def _templates(escape: bool) -> jinja2.Environment:
 
 
 def _cell(text: Any) -> str:
-    """Foreign text in Markdown: no table, no tag, no heading comes of it."""
-    return str(text).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("`", "\\`")
+    """Foreign text in Markdown: no line, table, tag, link or heading comes of it."""
+    return re.sub(r"([\\`*_\[\]#|!<>~])", r"\\\1", " ".join(str(text).split()))
 
 
 def _example(item: Item, name: str) -> dict[str, Any]:
     phrase = excerpt(name, item.record)
     texts = {part: _shown(getattr(item.record, part)) for part in PARTS if getattr(item.record, part)}
-    evidence = {key: Path(value).name if key in ("first", "kept", "held_out", "file") else value
+    evidence = {key: Path(value).name if key in ("kept", "held_out", "file") else value
                 for key, value in item.evidence.items()}  # fmt: skip
     return {
         "place": Path(item.place).name,

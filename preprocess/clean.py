@@ -15,10 +15,10 @@ from typing import NamedTuple
 from preprocess import healthai
 from preprocess.normalise import HAN, is_mojibake
 from preprocess.records import Record
-from preprocess.think import TAG, has_tag
+from preprocess.think import TAG, has_tag, joinable
 
 _HALF_WIDTH = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)}
-_PUNCTUATION = re.compile(r"[\s,!?;:\"'、。“”‘’…]|(?<!\d)\.|\.(?!\d)")
+_PUNCTUATION = re.compile(r"[\s,.!?;:\"'、。“”‘’…]+")
 _WORDS = re.compile(f"[{HAN}]|[^\\W\\d_{HAN}]+")
 
 THINKING = ("medical_o1", "medical_r1", "delicate")  # sources that promise a thought in every row
@@ -79,7 +79,10 @@ NEEDED: dict[str, Check] = {
     ),
     "empty_question": Check("没有提问 no question", lambda r: not r.question),
     "empty_answer": Check("没有回答 no answer", lambda r: not r.answer),
-    "stray_tag": Check("文本里有思考标签 a thought tag inside a text", lambda r: any(map(has_tag, _texts(r)))),
+    "stray_tag": Check(
+        "文本里有思考标签 a thought tag inside a text",
+        lambda r: has_tag(r.question) or not joinable(r.think, r.answer),
+    ),
 }
 CHECKS: dict[str, Check] = NEEDED | {
     "empty_thought": Check(
@@ -176,9 +179,16 @@ def excerpt(name: str, record: Record) -> str:
 
 def question_key(question: str) -> str:
     """What two questions have in common when they are the same but for form: white space, case, full width and
-    sentence punctuation don't count; signs, decimals and superscripts do (HBsAg(+) is not HBsAg(-), 3.5 not 35).
+    sentence punctuation don't count; signs, superscripts and what stands between two digits do (HBsAg(+) is not
+    HBsAg(-), 3.5 not 35, 发热3、4天 not 发热34天).
 
     For comparison alone; stored text is never changed by it.
     """
     text = unicodedata.normalize("NFC", question).translate(_HALF_WIDTH).casefold()
-    return _PUNCTUATION.sub("", text) or question
+    return _PUNCTUATION.sub(_between_digits, text) or question
+
+
+def _between_digits(match: re.Match[str]) -> str:
+    text, (begin, end) = match.string, match.span()
+    inside = begin > 0 and end < len(text) and text[begin - 1].isdigit() and text[end].isdigit()
+    return (match[0].strip()[:1] or " ") if inside else ""

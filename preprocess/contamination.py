@@ -14,22 +14,13 @@ or one that many ordinary texts hold (What is the most likely diagnosis?), must 
 from __future__ import annotations
 
 import bisect
-import csv
 import itertools
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from preprocess.near import END, as_text, batches, in_order, keys_of, windows, within
-from preprocess.records import open_text, read_rows
-from recipe import UserError
-
-QUESTION_KEYS = (
-    *("question", "Question", "exam_question", "problem", "query", "prompt", "instruction", "input", "feature_content"),
-    *("messages", "conversations"),
-)
 
 SHORT, MIDDLE, LONG = 13, 30, 100  # characters of an item
 RUN, HAN_RUN, LATIN_RUN = 13, 5, 10
@@ -38,55 +29,6 @@ COVERAGE_MIDDLE, COVERAGE_SHORT = 0.6, 0.75  # of what has less than MIDDLE, and
 WHOLE = 0.75  # of an item's runs: who holds so many holds the item
 FEWEST = 0.3  # of an item's own runs: who holds fewer is not compared
 COMMON, COMMON_SHARE = 5, 0.002  # boilerplate is in more texts than this, and in a larger share of them
-
-
-def questions_of(path: str) -> Iterator[str]:
-    """The questions of an evaluation file (JSON, JSONL, CSV or Parquet): what stands under QUESTION_KEYS.
-
-    Raises UserError for a row without one, and as `read_rows` does.
-    """
-    for place, row in _rows(path):
-        texts = [text for key in QUESTION_KEYS for text in _strings(row.get(key)) if text.strip()]
-        if not texts:
-            keys = ", ".join(map(repr, list(row)[:12]))
-            raise UserError(f"{place}: no question; the row has {keys}, expected one of {', '.join(QUESTION_KEYS)}")
-        yield "\n".join(texts)
-
-
-def _rows(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    if path.endswith(".csv"):
-        with open_text(path) as file:
-            yield from ((f"{path}: row {number}", row) for number, row in enumerate(csv.DictReader(file), 1))
-    elif path.endswith(".parquet"):
-        yield from _parquet(path)
-    else:
-        yield from read_rows(path)
-
-
-def _parquet(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    import pyarrow
-    import pyarrow.parquet
-
-    if not Path(path).is_file():
-        raise UserError(f"{path}: no such file")
-    try:
-        groups = pyarrow.parquet.ParquetFile(path).iter_batches()
-        rows = (row for group in groups for row in group.to_pylist())
-        yield from ((f"{path}: row {number}", row) for number, row in enumerate(rows, 1))
-    except pyarrow.ArrowInvalid as error:
-        raise UserError(f"{path}: not a Parquet file ({error})") from None
-
-
-def _strings(value: Any) -> list[str]:
-    """The text under a key; of a dialogue, what the user says."""
-    if isinstance(value, list):
-        turns = [turn for turn in value if isinstance(turn, dict)]
-        value = "\n".join(str(turn.get("content") or turn.get("value") or "") for turn in turns if _is_user(turn))
-    return [value] if isinstance(value, str) else []
-
-
-def _is_user(turn: dict[str, Any]) -> bool:
-    return (turn.get("role") or turn.get("from")) in ("user", "human")
 
 
 class Hit(NamedTuple):
@@ -159,6 +101,7 @@ class _Runs:
         self.run, self.item = _divided(self.runs * len(keys) + owner, len(keys))
         self.met = np.bincount(self.run, minlength=len(self.hashes))  # in how many texts
         self.leaks = np.zeros(len(keys), int)  # how many texts hold nearly all of an item
+        self.met_leaking = self.met.copy()  # in how many texts, those counted that hold nearly all of an item
         self._make_anchors()
         self._make_sieve()
 
@@ -196,6 +139,15 @@ class _Runs:
         counts = np.ones(len(run), bool)
         counts[at[found & leaks[pair]]] = False
         self.met += np.bincount(run[counts], minlength=len(self.hashes))
+        self.met_leaking += np.bincount(run, minlength=len(self.hashes))
+
+    def settle_boilerplate(self, limit: float) -> None:
+        """An item that is a common phrase and a few words of its own is held by many texts without a leak: there its
+        rarest run is in few of them. Its runs count as all others do."""
+        rarest = np.full(len(self.keys), np.iinfo(int).max)
+        np.minimum.at(rarest, self.item, self.met_leaking[self.run])
+        run = self.run[((self.leaks > limit) & (rarest <= limit))[self.item]]
+        self.met[run] = self.met_leaking[run]
 
     def _make_anchors(self) -> None:
         """Of each item so many of its rarest runs that who holds WHOLE of it holds some of these: whoever holds fewer
@@ -239,7 +191,7 @@ class _Runs:
         self.starts = np.searchsorted(run, np.arange(len(used) + 1))
         self.counts = np.bincount(self.item, minlength=len(self.keys))
         self._make_sieve()
-        del self.runs, self.run, self.met, self.begins
+        del self.runs, self.run, self.met, self.met_leaking, self.begins
         del self.item_runs, self.item_starts, self.anchor_items, self.anchor_starts, self.anchors_needed
 
     def candidates(self, sums: np.ndarray, ends: np.ndarray) -> Iterator[tuple[int, int]]:
@@ -283,6 +235,8 @@ def _tables(keys: list[str], ordinary: Iterable[str]) -> list[_Runs]:
         for runs in tables:
             runs.meet(sums[runs.n], ends)
     limit = max(COMMON, COMMON_SHARE * met)
+    for runs in tables:
+        runs.settle_boilerplate(limit)
     long = np.array([mask.sum() >= LONG for mask in tables[0].own(limit)], bool)
     for runs in tables:
         runs.settle(long if runs.n == RUN else ~long, limit)

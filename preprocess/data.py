@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from preprocess.clean import DROPPED, EXPLAINED
@@ -58,14 +58,24 @@ class Data:
 
     @property
     def inputs(self) -> list[str]:
-        """The files to read; a folder stands for those in it."""
-        named = [self.input] if isinstance(self.input, str) else self.input
-        return [file for path in named for file in (files_in(path) if Path(path).is_dir() else [path])]
+        return [self.input] if isinstance(self.input, str) else self.input
+
+
+def resolved(data: Data) -> Data:
+    """The same with the files of each folder in its place, as they are now."""
+    if os.path.realpath(data.output) in {os.path.realpath(path) for path in data.inputs if Path(path).is_dir()}:
+        raise UserError(f"output: {data.output} is a folder to read from; what this build writes, the next would read")
+    named = [file for path in data.inputs for file in (files_in(path) if Path(path).is_dir() else [path])]
+    return replace(data, input=named)
 
 
 def files_in(folder: str) -> list[str]:
     """The JSON and JSONL files of a folder, sorted, but for a hub's own."""
-    files = [path for path in sorted(Path(folder).glob("*.json*")) if path.name not in HUBS_OWN]
+    files = [
+        path
+        for path in sorted(Path(folder).iterdir())
+        if path.is_file() and path.suffix in (".json", ".jsonl") and path.name[0] != "." and path.name not in HUBS_OWN
+    ]
     if not files:
         raise UserError(f"input: no .json or .jsonl file in {folder}")
     return [str(path) for path in files]

@@ -151,9 +151,16 @@ def _entry(value: dict[str, Any]) -> Entry:
     files = {_safe(name): File(int(file["bytes"]), file["sha256"]) for name, file in value["files"].items()}
     if not all(re.fullmatch("[0-9a-f]{64}", file.sha256) for file in files.values()):
         raise ValueError("sha256: expected 64 hex digits")
-    if not isinstance(value["commit"], str | None) or not isinstance(value["revision"], str):
-        raise TypeError("commit, revision: expected a string")
-    return Entry(value["revision"], value["commit"], files)
+    if not isinstance(value["revision"], str) or not files:
+        raise TypeError("expected a revision and files")
+    return Entry(value["revision"], _commit(value["commit"]), files)
+
+
+def _commit(value: Any) -> str | None:
+    """A commit as it may name a folder: 40 hex digits, or None; ValueError for anything else."""
+    if value is not None and not re.fullmatch("[0-9a-f]{40}", str(value)):
+        raise ValueError(f"commit: expected 40 hex digits, got {value!r}")
+    return value
 
 
 def write_lock(path: str, lock: dict[str, Entry]) -> None:
@@ -221,6 +228,14 @@ def _plan_online(part: Part, entry: Entry | None, lock: str, good: set[str]) -> 
 
 def _listing(part: Part, entry: Entry | None) -> Listing:
     """The hub's list at the lock's commit, else at the revision; a commit that ModelScope does not take is let go."""
+    listing = _asked_listing(part, entry)
+    try:
+        return replace(listing, commit=_commit(listing.commit))
+    except ValueError as error:
+        raise UserError(f"{part.key}: the hub's answer is no commit ({error}); is the mirror to be trusted?") from None
+
+
+def _asked_listing(part: Part, entry: Entry | None) -> Listing:
     _say_offline()
     if not entry or not entry.commit:
         revision = entry.revision if entry else part.revision or part.hub.branch

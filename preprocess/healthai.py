@@ -99,13 +99,15 @@ def cut_diagnosis(text: str) -> tuple[str, list[str]]:
 
 
 def _numbered(text: str) -> list[str]:
+    """The names in 1、X2、Y; a list that stands in a list follows it."""
+    text, *more = re.split(r"诊断[:：] ?(?=1、)", text)
     names, number = [], 1
     rest_ = text.removeprefix("1、")
     while rest_:
         number += 1
         name, _, rest_ = rest_.partition(f"{number}、")
         names.append(name.strip(" ;；，,。"))
-    return [name for name in names if name]
+    return [name for name in names if name] + [name for each in more for name in _numbered(each)]
 
 
 def _stripped(fields: Fields, label: str) -> str:

@@ -18,9 +18,10 @@ import re
 import struct
 import tempfile
 import unicodedata
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from difflib import SequenceMatcher
 from functools import cache, lru_cache
 from hashlib import blake2b
 from threading import Lock
@@ -248,6 +249,34 @@ def _number(text: str) -> str:
         tens, _, ones = number.partition("十")
         number = (tens or "一") + (ones or "0")
     return number.translate(_NUMERALS) + "/".join(_UNIT.get(unit, unit) for unit in units.split("/"))
+
+
+# What turns around what is said, in Chinese by the character, in English by the word.
+POLARITY = re.compile("[无不未非没否勿禁忌慎升降增减高低误错]")
+POLAR_WORDS = re.compile(
+    r"\b(?:no|not|without|never|denies|except|least|incorrect|contraindicated|increased?|decreased?|high|low|elevated"
+    r"|reduced)\b"
+)
+FLIP = 6  # characters: what was put in or left out is looked at up to this length
+WORDS_FLIP = 16  # characters by which two English texts may differ in length
+
+
+def are_opposed(one: str, other: str) -> bool:
+    """Whether two texts differ in a few characters that turn what is said around: 无 for 有, 升 for 降, not, without.
+
+    >>> are_opposed("患者无发热，血钾升高", "患者有发热，血钾升高"), are_opposed("要查什么？", "要查些什么？")
+    (True, False)
+    """
+    keys = key_of(one), key_of(other)
+    words = [Counter(POLAR_WORDS.findall(key)) for key in keys]
+    if words[0] != words[1] and abs(len(keys[0]) - len(keys[1])) <= WORDS_FLIP:
+        return True
+    for what, a, b, c, d in SequenceMatcher(None, *keys, autojunk=False).get_opcodes():
+        parts = keys[0][a:b], keys[1][c:d]
+        turns = [Counter(POLARITY.findall(part)) for part in parts]
+        if what != "equal" and max(map(len, parts)) <= FLIP and turns[0] != turns[1]:
+            return True
+    return False
 
 
 # The index

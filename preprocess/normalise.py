@@ -27,10 +27,12 @@ _FTFY = ftfy.TextFixerConfig(
     explain=False,
 )
 _SUSPECT = re.compile("[\u0080-\u024f\u0370-\u052f\u2500-\u25ff√∂]")  # without one of these ftfy finds nothing
-_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u200b\u2028\u2029\u2060\ufeff]")
+_BREAK = re.compile("\r\n|[\x0b\x0c\r\x85\u2028\u2029]")  # of a line; Word and Excel write \x0b
+_CONTROL = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x9f\u00ad\u200b\u2028\u2029\u2060\ufeff]")
 _BETWEEN_HAN = re.compile(f"(?<=[{HAN}])[,;:?!.](?=[{HAN}])")
 _WIDE = {",": "，", ";": "；", ":": "：", "?": "？", "!": "！", ".": "。"}
 _MEASURE = re.compile(r"[0-9A-Za-zÀ-ɏͰ-Ͽ%‰°℃℉µ²³¹⁰-₎½¼¾⅐-⅞０-９Ａ-Ｚａ-ｚ×÷±+\-−/<>≤≥≈^*·]+")
+_NUMBER = re.compile(r"\d+")
 _GBK_LEAD = re.compile(f"[{HAN}]{{2}}")
 
 
@@ -42,6 +44,11 @@ def is_mojibake(text: str) -> bool:
 def measures(text: str) -> str:
     """Everything in a text that a dose, a value or a unit is written with, in order."""
     return "".join(_MEASURE.findall(unicodedata.normalize("NFC", text)))
+
+
+def numbers(text: str) -> list[str]:
+    """The numbers in a text, in order; 5 and 10 are not 510."""
+    return _NUMBER.findall(text)
 
 
 def read_as_gbk(text: str) -> str | None:
@@ -67,7 +74,7 @@ def normalise(text: str) -> tuple[str, tuple[str, ...]]:
         if after != changed:
             done.append(name)
             changed = after
-    if "encoding" not in done and measures(changed) != measures(text):
+    if "encoding" not in done and (measures(changed) != measures(text) or numbers(changed) != numbers(text)):
         return text, ("reverted",)
     return changed, tuple(done)
 
@@ -79,7 +86,7 @@ def _encoding(text: str) -> str:
 
 
 def _control(text: str) -> str:
-    return _CONTROL.sub("", text.replace("\r\n", "\n").replace("\r", "\n").replace("\u2028", "\n"))
+    return _CONTROL.sub("", _BREAK.sub("\n", text))
 
 
 STEPS = {

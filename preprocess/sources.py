@@ -6,15 +6,23 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from preprocess import alpaca, delicate, diagnosis, healthai, medical_o1, medical_r1, question, sharegpt
-from preprocess.records import Record, read_rows
+from preprocess.document import MAX_CHARACTERS
+from preprocess.records import Record, open_text, read_rows
 from recipe import UserError
 
 Keys = tuple[str, ...]
+QUESTION_KEYS = (
+    *("question", "Question", "exam_question", "problem", "query", "prompt", "instruction", "input", "text"),
+    *("messages", "conversations"),
+)
 
 
 @dataclass(frozen=True)
@@ -95,7 +103,9 @@ def read_records(path: str, kind: str = "") -> Iterator[tuple[str, Record]]:
     first = kind
     for place, row in read_rows(path):
         first = first or recognise(row, place)
-        if not kind and _kind(row) not in (first, ""):
+        # A converted row among alpaca rows is one of them: both readers read both.
+        alike = {first, _kind(row)} <= {"alpaca", "delicate"} and "output" in row
+        if not kind and not alike and _kind(row) not in (first, ""):
             what = f"a row of kind {_kind(row)} (keys {_keys(row)}) in a file of kind {first}"
             raise UserError(f"{place}: {what}; keep one kind a file, or name the kind as source")
         yield place, READERS[first].to_record(row, place)
@@ -107,3 +117,69 @@ def _shapes(reader: Reader) -> str:
 
 def _keys(row: dict[str, Any]) -> str:
     return ", ".join(map(repr, list(row)[:12])) or "(none)"
+
+
+def questions_of(path: str) -> Iterator[str]:
+    """The questions of an evaluation file (JSON, JSONL, CSV or Parquet), as its kind's reader gives them, or what
+    stands under the first of QUESTION_KEYS.
+
+    Raises UserError for a row without one, for a file without a row, and as `read_rows` does.
+    """
+    empty = True
+    for place, row in _table_rows(path):
+        yield _question(row, place)
+        empty = False
+    if empty:
+        raise UserError(f"{path}: no question in it; name an evaluation file, or leave it out of decontaminate")
+
+
+def _question(row: dict[str, Any], place: str) -> str:
+    if kind := _kind(row):
+        with suppress(UserError):  # a row that can't be learned from still has a question
+            if asked := READERS[kind].to_record(row, place).question:
+                return asked
+    if text := next((text for key in QUESTION_KEYS if (text := _user_text(row.get(key)))), ""):
+        return text
+    raise UserError(f"{place}: no question; the row has {_keys(row)}, expected one of {', '.join(QUESTION_KEYS)}")
+
+
+def _user_text(value: Any) -> str:
+    """The text under a key; of a dialogue, what the user says."""
+    if isinstance(value, list):
+        turns = [turn for turn in value if isinstance(turn, dict)]
+        said = (turn for turn in turns if (turn.get("role") or turn.get("from")) in ("user", "human"))
+        value = "\n".join(str(turn.get("content") or turn.get("value") or "") for turn in said)
+    return value.strip() if isinstance(value, str) else ""
+
+
+def _table_rows(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(place, row) of any evaluation file."""
+    if path.lower().endswith(".csv"):
+        yield from _csv_rows(path)
+    elif path.lower().endswith(".parquet"):
+        yield from _parquet_rows(path)
+    else:
+        yield from read_rows(path)
+
+
+def _csv_rows(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    csv.field_size_limit(MAX_CHARACTERS)
+    with open_text(path) as file:
+        try:
+            yield from ((f"{path}: row {number}", row) for number, row in enumerate(csv.DictReader(file), 1))
+        except csv.Error as error:
+            raise UserError(f"{path}: not CSV ({error})") from None
+
+
+def _parquet_rows(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    import pyarrow
+    import pyarrow.parquet
+
+    if not Path(path).is_file():
+        raise UserError(f"{path}: {'is a folder; name a file' if Path(path).is_dir() else 'no such file'}")
+    try:
+        groups = pyarrow.parquet.ParquetFile(path).iter_batches()
+        rows = (row for group in groups for row in group.to_pylist())
+        yield from ((f"{path}: row {number}", row) for number, row in enumerate(rows, 1))
+    except pyarrow.ArrowInvalid as error:
+        raise UserError(f"{path}: not a Parquet file ({error})") from None

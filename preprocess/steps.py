@@ -1,7 +1,8 @@
 """What happens to records between reading and writing, in this order, each step counted:
 
     prepare            normalise, cut a patient record's diagnosis, mask or report identifiers, look for faults
-    first_pass         that, then exact duplicates and length; the side by the question's hash
+    first_pass         that, and the length; the side by the question's hash
+    duplicates         the same question but for form; the best is kept
     contaminated       what holds a question of an evaluation file
     near_duplicates    clusters, of which the best is kept
     near_eval          training questions too near a held-out one
@@ -16,21 +17,21 @@ from __future__ import annotations
 import hashlib
 import json
 from array import array
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from preprocess.clean import HARMLESS, NEEDED, excerpt, faults, question_key
-from preprocess.contamination import Guard, Hit, questions_of
+from preprocess.contamination import Guard, Hit
 from preprocess.data import Data
 from preprocess.healthai import cut_diagnosis, describe
 from preprocess.lengths import Lengths
-from preprocess.near import Cluster, Index
+from preprocess.near import Cluster, Index, are_opposed
 from preprocess.normalise import normalise
-from preprocess.privacy import mask_record, scan
-from preprocess.records import Record
+from preprocess.privacy import find, mask_all, mask_record, scan
+from preprocess.records import Record, content_id
+from preprocess.sources import questions_of
 from preprocess.think import join
 
 PATIENTS = ("healthai", "diagnosis")
@@ -102,11 +103,12 @@ def to_row(record: Record, think_from: str = "thought") -> dict[str, str]:
 
 def is_eval(question: str, share: float) -> bool:
     """Whether a question is held out: by its own hash, so that it never changes sides when data is added."""
-    return _hash(question_key(question)) < share * 2**64
+    return key_hash(question) < share * 2**64
 
 
-def _hash(text: str) -> int:
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
+def key_hash(question: str) -> int:
+    """64 bits of the SHA-256 of the question's key."""
+    return int.from_bytes(hashlib.sha256(question_key(question).encode()).digest()[:8], "big")
 
 
 # --- one record -------------------------------------------------------------------------------------------------------
@@ -126,17 +128,16 @@ def prepare(item: Item, data: Data) -> Item:
         item.changed += ["diagnosis_cut"] * cut
     if data.privacy != "none":
         item.identifiers = [(place.field, place.kind, place.start, place.end) for place in scan([record])]
-    if data.privacy == "mask" and item.identifiers:
-        # What came along may say again what is masked; nothing of it is written.
-        record = replace(mask_record(record)[0], meta={"oddities": record.meta.get("oddities", [])})
-        item.changed.append("masked")
+    if data.privacy == "mask":
+        record = _masked(record)
+        item.changed += ["masked"] * bool(item.identifiers)
     found = faults(record)
     item.reason = next((name for name in found if name in data.drop or name in NEEDED), "")
     if item.reason and (phrase := excerpt(item.reason, record)):
         item.evidence = {"found": phrase}
     item.flags = [name for name in found if name != item.reason]
-    item.record, item.key = record, _hash(question_key(record.question))
-    item.held_out = item.key < data.eval_share * 2**64
+    item.record, item.key = record, key_hash(record.question)
+    item.held_out = is_eval(record.question, data.eval_share)
     return item
 
 
@@ -146,6 +147,15 @@ def _normalised(record: Record) -> tuple[Record, list[str]]:
     texts = {name: normalise(getattr(record, name)) for name in names}
     changed = sorted({step for _, steps in texts.values() for step in steps})
     return replace(record, **{name: text.strip() for name, (text, _) in texts.items()}), changed
+
+
+def _masked(record: Record) -> Record:
+    """A record that says nothing of a person: of what came along with it, only what later steps need is left."""
+    meta = {name: record.meta[name] for name in ("oddities", "metrics", "weak_reference") if name in record.meta}
+    if "weak_reference" in meta:
+        meta["weak_reference"] = mask_all(meta["weak_reference"])[0]
+    id_ = content_id(record.id) if find(record.id) else record.id
+    return replace(mask_record(record)[0], id=id_, meta=meta)
 
 
 def _without_diagnosis(record: Record) -> tuple[Record, bool]:
@@ -161,14 +171,11 @@ def _without_diagnosis(record: Record) -> tuple[Record, bool]:
 
 
 def first_pass(data: Data, items: Iterable[Item], spool: Spool) -> None:
-    """Prepare each item, drop what can be told without those after it, and put all of them on the spool, in order."""
-    seen: dict[int, int] = {}
+    """Prepare each item, drop what can be told of it alone, and put all of them on the spool, in order."""
     lengths = Lengths(data.tokenizer, data.cutoff_len)
     for batch in _batches(items):
         for item in batch:
             prepare(item, data)
-        if data.duplicates:
-            _mark_duplicates(batch, seen, spool)
         _measure([item for item in batch if not item.reason], lengths, data)
         for item in batch:
             spool.append(item)
@@ -179,7 +186,7 @@ def _batches(items: Iterable[Item]) -> Iterator[list[Item]]:
     batch, size = [], 0
     for item in items:
         batch.append(item)
-        size += len(item.record.question) + len(item.record.think) + len(item.record.answer)
+        size += len(_texts(item))
         if len(batch) == BATCH or size > BATCH_CHARACTERS:
             yield batch
             batch, size = [], 0
@@ -187,15 +194,8 @@ def _batches(items: Iterable[Item]) -> Iterator[list[Item]]:
         yield batch
 
 
-def _mark_duplicates(batch: list[Item], seen: dict[int, int], spool: Spool) -> None:
-    """`seen` is, by a question's hash, the number of the first item that asked it."""
-    for number, item in enumerate(batch, len(spool)):
-        if item.reason:
-            continue
-        if (first := seen.setdefault(item.key, number)) != number:
-            other = batch[first - len(spool)] if first >= len(spool) else spool[first]
-            same = question_key(other.record.answer) == question_key(item.record.answer)
-            item.reason, item.evidence = "duplicate", {"first": other.place, "same_answer": same}
+def _texts(item: Item) -> str:
+    return f"{item.record.question}\n{item.record.think}\n{item.record.answer}"
 
 
 def _measure(items: list[Item], lengths: Lengths, data: Data) -> None:
@@ -207,64 +207,93 @@ def _measure(items: list[Item], lengths: Lengths, data: Data) -> None:
             item.reason, item.evidence = "too_long", {"tokens": tokens}
 
 
-def _offence(guard: Guard, hit: Hit, file: str) -> dict[str, Any]:
+def alive(spool: Spool, reasons: Reasons, held_out: bool | None = None) -> Iterator[tuple[int, Item]]:
+    """By number, the items that nothing has dropped yet; of one side, if one is named."""
+    for number, item in enumerate(spool):
+        if not item.reason and number not in reasons and held_out in (None, item.held_out):
+            yield number, item
+
+
+def rank(item: Item) -> int:
+    """How good an item is among its like, the lowest best: few defects, then a long thought."""
+    return (len(defects(item)) << 40) - len(item.record.think)
+
+
+def duplicates(data: Data, spool: Spool) -> Reasons:
+    """The items whose question is another's but for form; the best of them is kept, and of equals the first."""
+    best: dict[int, tuple[int, int]] = {}
+    found: Reasons = {}
+    if not data.duplicates:
+        return found
+    for number, item in alive(spool, {}):
+        mine = rank(item), number
+        best[item.key] = min(best.get(item.key, mine), mine)
+    for number, item in alive(spool, {}):
+        kept = best[item.key][1]
+        if kept != number:
+            other = spool[kept]
+            same = question_key(other.record.answer) == question_key(item.record.answer)
+            found[number] = ("duplicate", {"kept": other.place, "same_answer": same})
+    return found
+
+
+def contaminated(data: Data, spool: Spool, reasons: Reasons) -> tuple[Reasons, dict[str, int]]:
+    """The items that hold most of a question of an evaluation file; and how many questions each file has."""
+    questions = dict.fromkeys(data.decontaminate, 0)
+    found: Reasons = {}
+    if not questions:
+        return found, questions
+
+    def counted(path: str) -> Iterator[str]:
+        for question in questions_of(path):
+            questions[path] += 1
+            yield question
+
+    ordinary = (_texts(item) for _, item in alive(spool, reasons))
+    guard = Guard({path: counted(path) for path in questions}, ordinary)
+    numbers = (number for number, _ in alive(spool, reasons))
+    hits = guard.check_all(_texts(item) for _, item in alive(spool, reasons))
+    for number, hit in zip(numbers, hits, strict=True):
+        if hit:
+            evidence = {"file": hit.file, "item": hit.number} | _offence(guard, hit)
+            if data.privacy == "mask":  # the evaluation file's own words are not masked
+                del evidence["item_text"]
+            found[number] = ("contaminated", evidence)
+    return found, questions
+
+
+def _offence(guard: Guard, hit: Hit) -> dict[str, Any]:
     """The other half of an offending pair, as evidence."""
-    return {
-        "file": file,
-        "item": hit.number,
-        "item_text": guard.text_of(hit)[:EDGE],
-        "coverage": round(hit.coverage, 3),
-        "run": hit.run[:EDGE],
-    }
-
-
-def contaminated(data: Data, spool: Spool, reasons: Reasons) -> Reasons:
-    """The items whose question and answer hold most of a question of an evaluation file."""
-    if not data.decontaminate:
-        return {}
-    guard = Guard({path: questions_of(path) for path in data.decontaminate}, ordinary=map(_asked, spool))
-    hits = guard.check_all(map(_asked, spool))
-    alive = (_is_alive(number, item, reasons) for number, item in enumerate(spool))
-    return {
-        number: ("contaminated", _offence(guard, hit, hit.file))
-        for number, (hit, is_alive) in enumerate(zip(hits, alive, strict=True))
-        if hit and is_alive
-    }
-
-
-def _asked(item: Item) -> str:
-    return f"{item.record.question}\n{item.record.answer}"
+    text = guard.text_of(hit)[:EDGE]
+    return {"item_text": text, "coverage": round(hit.coverage, 3), "run": hit.run[:EDGE]}
 
 
 def near_duplicates(data: Data, spool: Spool, reasons: Reasons) -> tuple[Reasons, list[dict[str, Any]]]:
-    """What to drop, and the clusters. Kept of a cluster is what has the fewest defects, then the longest thought, then
-    stands first; and a member that is unlike all that are kept."""
+    """What is nearly the same question as one that is kept, and the clusters. Of a cluster the best is kept, and every
+    member that is unlike all that are kept, or says the opposite."""
+    found: Reasons = {}
+    written = []
     if not data.near_duplicates:
-        return {}, []
+        return found, written
     index = Index(folder=str(spool.folder))
     numbers, ranks = array("q"), array("q")
 
     def questions() -> Iterator[str]:
-        for number, item in enumerate(spool):
-            if _is_alive(number, item, reasons):
-                numbers.append(number)
-                ranks.append((len(defects(item)) << 40) - len(item.record.think))
-                yield item.record.question
+        for number, item in alive(spool, reasons):
+            numbers.append(number)
+            ranks.append(rank(item))
+            yield item.record.question
 
     index.add(questions())
-    found: Reasons = {}
-    written = []
     for cluster in index.clusters(data.near_duplicates):
-        surplus = index.surplus(cluster, ranks.__getitem__, data.near_duplicates)
-        for number, pair in surplus:
-            kept = spool[numbers[pair.first + pair.second - number]]
-            evidence = {
-                "kept": kept.place,
-                "kept_question": kept.record.question[:EDGE],
-                "jaccard": _round(pair.jaccard),
-            }
-            found[numbers[number]] = ("near_duplicate", evidence)
-        written.append(_written(cluster, {number for number, _ in surplus}, spool, numbers))
+        surplus = set()
+        for number, pair in index.surplus(cluster, ranks.__getitem__, data.near_duplicates):
+            item, kept = spool[numbers[number]], spool[numbers[pair.first + pair.second - number]]
+            if not are_opposed(item.record.question, kept.record.question):
+                evidence = {"kept": kept.place, "kept_question": kept.record.question[:EDGE]}
+                found[numbers[number]] = ("near_duplicate", evidence | {"jaccard": round(pair.jaccard, 3)})
+                surplus.add(number)
+        written.append(_written(cluster, surplus, spool, numbers))
     return found, written
 
 
@@ -273,57 +302,51 @@ def _written(cluster: Cluster, surplus: set[int], spool: Spool, numbers: array[i
     return {
         "kept": [places[number] for number in cluster.members if number not in surplus],
         "dropped": [places[number] for number in cluster.members if number in surplus],
-        "pairs": [[places[pair.first], places[pair.second], _round(pair.jaccard)] for pair in cluster.pairs],
+        "pairs": [[places[pair.first], places[pair.second], round(pair.jaccard, 3)] for pair in cluster.pairs],
     }
-
-
-def _round(value: float) -> float:
-    return round(value, 3)
 
 
 def near_eval(data: Data, spool: Spool, reasons: Reasons) -> Reasons:
     """The training items whose question holds most of a held-out one, or is nearly the same."""
-    places = [item.place for item in _alive(spool, reasons, held_out=True)]
-    if not (data.near_eval and places):
-        return {}
-    guard = Guard(
-        {"eval": (item.record.question for item in _alive(spool, reasons, held_out=True))},
-        ordinary=(item.record.question for item in _alive(spool, reasons, held_out=False)),
-    )
+    places = [item.place for _, item in alive(spool, reasons, held_out=True)]
     found: Reasons = {}
-    numbers = (number for number, item in enumerate(spool) if _is_alive(number, item, reasons) and not item.held_out)
-    questions = (item.record.question for item in _alive(spool, reasons, held_out=False))
-    for number, hit in zip(numbers, guard.check_all(questions), strict=True):
+    if not (data.near_eval and places):
+        return found
+
+    def questions(held_out: bool) -> Iterator[str]:
+        return (item.record.question for _, item in alive(spool, reasons, held_out))
+
+    guard = Guard({"eval": questions(True)}, ordinary=questions(False))
+    numbers = (number for number, _ in alive(spool, reasons, held_out=False))
+    for number, hit in zip(numbers, guard.check_all(questions(False)), strict=True):
         if hit:
-            found[number] = ("near_eval", _offence(guard, hit, "eval") | {"held_out": places[hit.number]})
+            found[number] = ("near_eval", {"held_out": places[hit.number]} | _offence(guard, hit))
     return found
 
 
 def over_share(data: Data, spool: Spool, reasons: Reasons) -> Reasons:
-    """Training items over their source's share: as many are left as keep the shares, by the questions' hashes."""
+    """Training items over their source's share of the rows that are written: as many are left as keep the shares, by
+    the questions' hashes."""
     if not data.shares:
         return {}
-    keys: list[list[tuple[int, int]]] = [[] for _ in data.inputs]
-    for number, item in enumerate(spool):
-        if _is_alive(number, item, reasons) and not item.held_out:
-            keys[item.file].append((item.key, number))
-    whole = min(len(found) / share for found, share in zip(keys, data.shares, strict=True))
-    counts = [int(whole * share + 1e-9) for share in data.shares]
-    return {
-        number: ("over_share", {"share": share})
-        for found, count, share in zip(keys, counts, data.shares, strict=True)
-        for _, number in sorted(found)[count:]
-    }
+    files: list[list[tuple[int, int, int]]] = [[] for _ in data.inputs]
+    for number, item in alive(spool, reasons, held_out=False):
+        files[item.file].append((item.key, number, times(item, data)))
+    rows = [sum(weight for _, _, weight in items) for items in files]
+    whole = min(count / share for count, share in zip(rows, data.shares, strict=True))
+    found: Reasons = {}
+    for items, share in zip(files, data.shares, strict=True):
+        room = whole * share + 1e-9
+        for _, number, weight in sorted(items):
+            room -= weight
+            if room < 0:
+                found[number] = ("over_share", {"share": share})
+    return found
 
 
-def _is_alive(number: int, item: Item, reasons: Reasons) -> bool:
-    return not item.reason and number not in reasons
-
-
-def _alive(spool: Spool, reasons: Reasons, held_out: bool) -> Iterator[Item]:
-    for number, item in enumerate(spool):
-        if _is_alive(number, item, reasons) and item.held_out is held_out:
-            yield item
+def times(item: Item, data: Data) -> int:
+    """How often a training row is written."""
+    return data.upsample if is_best(item) else 1
 
 
 def is_best(item: Item) -> bool:
@@ -334,6 +357,7 @@ def is_best(item: Item) -> bool:
 
 
 def defects(item: Item) -> list[str]:
+    """What was found that speaks against a record."""
     return [name for name in item.flags if name not in HARMLESS]
 
 
@@ -343,8 +367,3 @@ def sides(spool: Spool, reasons: Reasons) -> Iterator[tuple[str, Item]]:
         if number in reasons:
             item.reason, item.evidence = reasons[number]
         yield ("dropped" if item.reason else "eval" if item.held_out else "train"), item
-
-
-def summed(counts: Iterable[str]) -> dict[str, int]:
-    """How often each name occurs, by name."""
-    return dict(sorted(Counter(counts).items()))

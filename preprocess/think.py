@@ -20,7 +20,7 @@ from dataclasses import dataclass
 OPEN, CLOSE = "<think>\n", "\n</think>\n\n"
 
 TAG = re.compile(r"<\s{0,4}(/?)\s{0,4}think(?:ing)?\s{0,4}>", re.IGNORECASE)
-_HEADINGS = re.compile(r"\A\s*##\s*Thinking\s*\n(.*?)\n##\s*Final Response\s*\n(.*)\Z", re.DOTALL)
+_HEADINGS = re.compile(r"\A\s*##\s*Thinking[^\S\n]*\n(.*?)\n##\s*Final Response[^\S\n]*\n(.*)\Z", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -43,13 +43,18 @@ def has_tag(text: str) -> bool:
     return TAG.search(text) is not None
 
 
+def joinable(think: str, answer: str) -> bool:
+    """Whether a thought and an answer can be told apart again once they are joined."""
+    return not (has_tag(think) or has_tag(answer) or _HEADINGS.match(answer.strip()))
+
+
 def join(think: str, answer: str) -> str:
     """The one spelling that is written; an empty thought gives the answer alone, without tags.
 
     Raises ValueError if either part holds a thought tag: the result could not be taken apart again.
     """
     think, answer = think.strip(), answer.strip()
-    if has_tag(think) or has_tag(answer) or _HEADINGS.match(answer):
+    if not joinable(think, answer):
         raise ValueError("a thought tag inside the thought or the answer")
     return f"{OPEN}{think}{CLOSE}{answer}" if think else answer
 

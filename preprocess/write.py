@@ -13,14 +13,19 @@ from preprocess.card import Card
 from preprocess.data import FILES, Data
 from preprocess.records import Record, content_id, sha256_file, to_json
 from preprocess.register import entry, locked, registry_text
-from preprocess.steps import Item, is_best, to_row
+from preprocess.steps import Item, times, to_row
 from recipe import UserError, staged
 
 PLACES = ("input", "output", "dataset_dir", "dataset", "decontaminate", "tokenizer")  # settings that name places
 
 
-def write(data: Data, items: Iterator[tuple[str, Item]], clusters: list[dict[str, Any]]) -> dict[str, Any]:
-    """Write all files of a build and the registry, and return the counts; a file that would be empty goes."""
+def write(
+    data: Data, items: Iterator[tuple[str, Item]], clusters: list[dict[str, Any]], questions: dict[str, int]
+) -> dict[str, Any]:
+    """Write all files of a build and the registry, and return the counts; a file that would be empty goes.
+
+    `questions` is, by evaluation file, how many it holds.
+    """
     out = Path(data.output)
     with locked(data.dataset_dir), staged([*(out / name for name in FILES), registry_of(data)]) as files:
         texts = dict(zip(FILES, files, strict=False))
@@ -33,7 +38,7 @@ def write(data: Data, items: Iterator[tuple[str, Item]], clusters: list[dict[str
             rows.lists["clusters.jsonl"].add(cluster)
         _expect_rows(data, rows.counts, card.dropped)
         digests = rows.close()
-        summary = summarise(data, rows, card, len(clusters), digests)
+        summary = summarise(data, rows, card, len(clusters), digests, questions)
         texts["counts.json"].write(to_json(summary, indent=1) + "\n")
         texts["card.md"].write(card.markdown(summary, clusters))
         texts["card.html"].write(card.html(summary, clusters))
@@ -48,8 +53,10 @@ class Rows:
 
     def __init__(self, data: Data, files: dict[str, TextIO]) -> None:
         self.data, self.counts = data, Counter[str]()
-        self.ids: set[int] = set()
-        self.lists = {name: List(file, name.endswith(".json")) for name, file in files.items() if name != "counts.json"}
+        self.ids: dict[int, int] = {}  # by an id's hash, how many rows were renamed for it
+        self.lists = {
+            name: JsonFile(file, name.endswith(".json")) for name, file in files.items() if name != "counts.json"
+        }
 
     def add(self, side: str, item: Item) -> None:
         record = item.record
@@ -57,10 +64,10 @@ class Rows:
         if side == "dropped":
             self._line("dropped", item, {"reason": item.reason, **item.evidence, "record": record})
         else:
-            row = to_row(self._with_own_id(record), self.data.think_from)
-            times = self.data.upsample if side == "train" and is_best(item) else 1
-            self.counts["repeated"] += times - 1
-            for _ in range(times):
+            record = self._with_own_id(record)
+            row, count = to_row(record, self.data.think_from), times(item, self.data) if side == "train" else 1
+            self.counts["repeated"] += count - 1
+            for _ in range(count):
                 self.lists[f"{side}.json"].add(row)
         for field, kind, start, end in item.identifiers:
             found = {"side": side, "field": field, "kind": kind, "start": start, "end": end}
@@ -73,12 +80,13 @@ class Rows:
 
     def _with_own_id(self, record: Record) -> Record:
         """The record, under an id that no row before it has: a second 17 becomes 17-2."""
-        id_, number = record.id, 1
-        while (key := int(content_id(id_), 16)) in self.ids:
+        id_, number = record.id, self.ids.get(_hash(record.id), 0)
+        while _hash(id_) in self.ids:
             number += 1
-            id_ = f"{record.id}-{number}"
-        self.ids.add(key)
-        self.counts["renamed"] += number > 1
+            id_ = f"{record.id}-{number + 1}"
+        self.ids[_hash(record.id)] = number
+        self.ids.setdefault(_hash(id_), 0)
+        self.counts["renamed"] += id_ != record.id
         return replace(record, id=id_)
 
     def close(self) -> dict[str, str]:
@@ -86,7 +94,11 @@ class Rows:
         return {name: list_.close() for name, list_ in self.lists.items() if list_.rows}
 
 
-class List:
+def _hash(id_: str) -> int:
+    return int(content_id(id_), 16)
+
+
+class JsonFile:
     """A JSON list with a row a line, or JSONL, written row by row."""
 
     def __init__(self, file: TextIO, brackets: bool) -> None:
@@ -118,7 +130,9 @@ def _expect_rows(data: Data, counts: Counter[str], dropped: Counter[str]) -> Non
     raise UserError(f"{', '.join(data.inputs)}: {what}{f' ({reasons})' * bool(reasons)}; {todo}")
 
 
-def summarise(data: Data, rows: Rows, card: Card, clusters: int, digests: dict[str, str]) -> dict[str, Any]:
+def summarise(
+    data: Data, rows: Rows, card: Card, clusters: int, digests: dict[str, str], questions: dict[str, int]
+) -> dict[str, Any]:
     """counts.json: `read` is the sum of `train`, `eval` and `dropped`; `repeated` rows come on top."""
     counts = rows.counts
     return {
@@ -129,7 +143,9 @@ def summarise(data: Data, rows: Rows, card: Card, clusters: int, digests: dict[s
         "sources": sorted(card.sources),
         "tokenizer": card.tokenizer,
         "inputs": [_file(path) for path in data.inputs],
-        "decontaminated_against": [_file(path) for path in data.decontaminate],
+        "decontaminated_against": [
+            _file(path) | {"questions": questions[path], "records": card.against[path]} for path in data.decontaminate
+        ],
         "outputs": digests,
         "settings": {name: value for name, value in asdict(data).items() if name not in PLACES},
     }

@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 
 os.environ |= {"WANDB_MODE": "offline", "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
+# Threads of tiny models wait for one another: beside one busy process the suite took five times as long.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 ROOT = Path(__file__).parent.parent
 ROWS = [

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 
-from bench import fixture, lengths, profiles, table, train, worker
+from bench import fixture, lengths, preprocess, profiles, table, train, worker
 from preflight.cost import flops_per_token, micro_batches, padding_efficiency, read_architecture
 from recipe import UserError
 from tests.conftest import ROOT
@@ -412,3 +412,13 @@ def test_a_real_run_counts_every_token(tmp_path: Path) -> None:
     assert packed.returncode == 0, packed.stderr[-3000:]
     found = table.read_rows(str(output))[-1]
     assert found["settings"]["packed"] and found["padded_tokens"] == 1024 and 0.7 < found["padding_efficiency"] <= 1
+
+
+@pytest.mark.slow
+def test_the_data_bench_builds_what_it_writes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preprocess, "SIZES", (300, 600))
+    figures, *lines = preprocess.data(quick=False)
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in figures.splitlines()[2:]]
+    assert [row[0] for row in rows] == ["300", "600", "300"] and [row[-1] for row in rows] == ["0", "0", "0"]
+    assert all(0 < int(row[-2]) <= int(row[0]) for row in rows)
+    assert "near_duplicate" in lines[1] and "contaminated" in lines[1]

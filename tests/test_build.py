@@ -18,6 +18,7 @@ from preprocess.records import Record, content_id, read_rows
 from preprocess.register import registry_text
 from preprocess.steps import Item, Spool, first_pass
 from preprocess.think import split
+from preprocess.write import Rows
 from recipe import UserError
 from tests.conftest import ROOT, ROWS
 
@@ -67,7 +68,7 @@ def test_counts_add_up_and_each_drop_has_its_place(tmp_path: Path, write: Callab
         (f"{source}: item 9", "duplicate"),
         (f"{source}: item 10", "empty_thought"),
     ]
-    assert dropped[0]["first"] == f"{source}: item 1"
+    assert dropped[0]["kept"] == f"{source}: item 1"
 
 
 def test_two_runs_give_the_same_bytes(tmp_path: Path, write: Callable) -> None:
@@ -465,8 +466,9 @@ def test_nasty_texts_are_kept_or_dropped_by_name(tmp_path: Path, write: Callable
     assert counts["flags"] == {"fence": 1}
     made = read(tmp_path / "out/train.json") + read(tmp_path / "out/eval.json")
     assert any(row["output"].endswith("去门诊。") for row in made) and max(len(row["output"]) for row in made) > 10**6
-    for name, tag in (("card.html", "<script>alert"), ("card.md", "<script>alert")):
-        assert tag not in (tmp_path / "out" / name).read_text(encoding="utf-8")
+    for name in ("card.html", "card.md"):
+        assert "<script>alert" not in (tmp_path / "out" / name).read_text(encoding="utf-8")
+    assert "\n# 题" not in (tmp_path / "out/card.md").read_text(encoding="utf-8")
 
 
 def test_memory_does_not_grow_with_the_records(tmp_path: Path) -> None:
@@ -516,11 +518,118 @@ def test_the_card_shows_what_was_done(tmp_path: Path, write: Callable) -> None:
             "duplicate",
             "the first is kept",
             "rows.json: item 9",
-            "first: rows.json: item 1",
+            "kept: rows.json: item 1",
             "p95",
         ):
             assert text in card, (name, text)
     assert card.count("<svg") == 3 and "http://www.w3.org" in card and "<script" not in card and "src=" not in card
+
+
+@pytest.mark.parametrize("name, row", [("o1", {}), ("huatuo", {"question": "别的说法", "Ground-True Answer": "x"})])
+def test_a_file_as_its_own_evaluation_file_leaves_nothing(
+    tmp_path: Path, write: Callable, name: str, row: dict
+) -> None:
+    source = write("rows.json", [{**each, **row} for each in asked(TOPICS)])
+    with pytest.raises(UserError, match=rf"0 rows to train on and 0 held out, after {len(TOPICS)} dropped"):
+        build(data(tmp_path, source, decontaminate=[source]))
+
+
+@pytest.mark.parametrize("name, content", [("e.json", []), ("e.csv", "question\n"), ("e.csv", "")])
+def test_an_evaluation_file_without_a_question_is_refused(
+    tmp_path: Path, write: Callable, name: str, content: Any
+) -> None:
+    with pytest.raises(UserError, match=r"e\.(json|csv): (no question in it|the file is empty|.*empty)"):
+        build(data(tmp_path, write("rows.json", asked(TOPICS)), decontaminate=[write(name, content)]))
+
+
+def test_a_question_in_the_thought_is_a_leak_too(tmp_path: Path, write: Callable) -> None:
+    rows = asked(TOPICS)
+    rows[2]["Complex_CoT"] += EXAM[0]
+    exam = write("exam.json", [{"question": text} for text in EXAM])
+    counts = counts_of(data(tmp_path, write("rows.json", rows), decontaminate=[exam]))
+    assert counts["dropped"] == {"contaminated": 1}
+    assert [(given["questions"], given["records"]) for given in counts["decontaminated_against"]] == [(2, 1)]
+
+
+def test_of_equal_questions_the_best_is_kept_not_the_first(tmp_path: Path, write: Callable) -> None:
+    rows = asked(TOPICS)
+    poor = {**rows[0], "Complex_CoT": "想。", "Question": f" {rows[0]['Question']}"}
+    source = write("rows.json", [poor, *rows])
+    assert counts_of(data(tmp_path, source))["dropped"] == {"duplicate": 1}
+    (row,) = lines(tmp_path / "out/dropped.jsonl")
+    assert row["place"] == f"{source}: item 1" and row["kept"] == f"{source}: item 2" and row["same_answer"]
+
+
+def test_near_duplicates_that_say_the_opposite_both_stay(tmp_path: Path, write: Callable) -> None:
+    question = f"{TOPICS[0]}另外，{TOPICS[3]}目前体温正常，无发热，血钾升高。"
+    turned = [question.replace("无发热", "有发热"), question.replace("升高", "降低")]
+    counts = counts_of(data(tmp_path, write("rows.json", asked([question, *turned, *TOPICS[4:]])), near_eval=False))
+    assert counts["dropped"] == {}
+
+
+def test_masking_reaches_ids_and_all_that_came_along(tmp_path: Path, write: Callable) -> None:
+    rows = [
+        {**row, "id": f"1380013800{i}", "phone": "13800138000", "note": "患者姓名：王小明"}
+        for i, row in enumerate(asked(TOPICS))
+    ]
+    turns = [{"role": "user", "content": text} for text in ("头痛。", "患者姓名：王小明，电话13800138000")]
+    chat = write("chat.jsonl", json.dumps({"messages": turns, "id": "x"}))
+    counts_of(data(tmp_path, "", input=[write("rows.json", rows), chat], privacy="mask"))
+    for path in (tmp_path / "out").iterdir():
+        assert not any(text in path.read_text(encoding="utf-8") for text in ("王小明", "1380013800")), path.name
+
+
+def test_masking_changes_nothing_but_identifiers(tmp_path: Path, write: Callable) -> None:
+    rows = [{**row, "metrics": {"quality_f1": 0.9}} for row in patients("\n辅助检查: 无诊断:1、哮喘2、鼻炎")]
+    source = write("rows.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    off = {"near_duplicates": 0.0, "near_eval": False, "upsample": 3}
+    masked = counts_of(data(tmp_path, source, privacy="mask", **off))
+    weak = lines(tmp_path / "out/weak_reference.jsonl")
+    plain = counts_of(data(tmp_path, source, **off))
+    assert len(weak) == 12 == len(lines(tmp_path / "out/weak_reference.jsonl"))
+    assert masked["repeated"] == plain["repeated"] == 0 and masked["train"] == plain["train"]
+
+
+def test_upsampled_rows_count_towards_the_shares(tmp_path: Path, write: Callable) -> None:
+    good = write("good.json", asked([f"第{i}号问题：{topic}" for i in range(4) for topic in TOPICS]))
+    rows = asked([f"题{i}：{topic}" for i in range(4) for topic in TOPICS])
+    poor = write("poor.json", [{**row, "Complex_CoT": "想。"} for row in rows])
+    off = {"near_duplicates": 0.0, "near_eval": False, "eval_share": 0.2}
+    counts_of(data(tmp_path, good, input=[good, poor], shares=[0.5, 0.5], upsample=4, **off))
+    train = read(tmp_path / "out/train.json")
+    assert abs(sum(row["instruction"].startswith("题") for row in train) - len(train) / 2) <= 4
+
+
+def test_the_inputs_of_a_folder_are_its_data_files_and_never_the_outputs(tmp_path: Path, write: Callable) -> None:
+    write("raw/a.json", asked(TOPICS[:4]))
+    write("raw/b.jsonl", "".join(json.dumps(row) + "\n" for row in asked(TOPICS[4:])))
+    for name in (".c.json", "d.json.bak", "dataset_infos.json", "e.txt"):
+        write(f"raw/{name}", "{")
+    (tmp_path / "raw/sub.json").mkdir()
+    counts = counts_of(data(tmp_path, str(tmp_path / "raw")))
+    assert [given["file"] for given in counts["inputs"]] == ["a.json", "b.jsonl"] and counts["read"] == 8
+    with pytest.raises(UserError, match=r"output: .* is a folder to read from"):
+        build(data(tmp_path, str(tmp_path / "raw"), output=str(tmp_path / "raw")))
+    with pytest.raises(UserError, match=r"input: no \.json or \.jsonl file in"):
+        build(data(tmp_path, str(tmp_path / "raw/sub.json")))
+
+
+def test_many_rows_of_one_id_are_named_soon(tmp_path: Path) -> None:
+    rows = Rows(data(tmp_path, "f"), {})
+    record = Record("0", "alpaca", "", "问", "", "答")
+    names = [rows._with_own_id(record).id for _ in range(50_000)]
+    assert len(set(names)) == 50_000 and names[:2] == ["0", "0-2"]
+
+
+def test_what_a_killed_process_left_behind_goes(tmp_path: Path, write: Callable) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    left = write(f"out/.train.json.{dead.pid}.tmp", "王小明")
+    mine = write(
+        f"out/.train.json.{os.getpid()}0.tmp" if Path(f"/proc/{os.getpid()}0").exists() else "out/keep.tmp", "x"
+    )
+    build(data(tmp_path, write("rows.json", asked(TOPICS))))
+    assert not Path(left).exists() and Path(mine).exists()
 
 
 @pytest.mark.skipif("REAL_DATA" not in os.environ, reason="REAL_DATA=dir with medical_o1_sft.json is not set")

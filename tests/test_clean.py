@@ -26,6 +26,7 @@ LONG = "先问起病的时间，再看伴随的症状，然后想最常见的原
         ({"think": f"<think>{GOOD.think}"}, ["stray_tag"]),
         ({"answer": "去</think>门诊"}, ["stray_tag"]),
         ({"question": "< THINKING >头痛"}, ["stray_tag"]),
+        ({"answer": "## Thinking\n想\n## Final Response\n去门诊"}, ["stray_tag"]),
         ({"answer": "去\ufffd门诊"}, ["mojibake"]),
         ({"think": GOOD.think.encode().decode("latin-1")}, ["mojibake"]),
         ({"think": f"{GOOD.think}WBC 12.3×10⁹/L，PaO₂ 60 mmHg，“好”…… café"}, []),
@@ -83,6 +84,10 @@ def test_question_key_ignores_form_not_content() -> None:
         ("血钾3.5", "血钾35"),
         ("收缩压>140", "收缩压<140"),
         ("10⁹/L", "109/L"),
+        ("发热3、4天", "发热34天"),
+        ("2 50 mg", "250 mg"),
+        ("1:160", "1160"),
+        ("1，5 mg", "15 mg"),
     ]:
         assert question_key(one) != question_key(other)
-    assert question_key("？") == "？"
+    assert question_key("发热3 、 4天") == question_key("发热３、4天。") and question_key("？") == "？"

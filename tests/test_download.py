@@ -368,6 +368,29 @@ def test_a_disk_without_room_is_one_line_before_anything_is_fetched(
     assert not server.ranges
 
 
+@pytest.mark.parametrize("commit", ["/tmp/victim", "../../victim", "main", 7])
+def test_a_commit_that_is_none_names_no_folder(server: Server, want: SimpleNamespace, commit: object) -> None:
+    victim = want.lock.parent / "victim"
+    victim.mkdir()
+    (victim / "a.json").write_text("mine")
+    value = str(victim) if commit == "/tmp/victim" else commit
+    file = {"bytes": 1, "sha256": "0" * 64}
+    want.lock.write_text(json.dumps({KEY: {"revision": "main", "commit": value, "files": {"a.json": file}}}))
+    with pytest.raises(UserError, match=r"no lock of ours .*commit: expected 40 hex digits"):
+        download(want.settings())
+    assert (victim / "a.json").read_text() == "mine"
+
+
+def test_a_hub_whose_commit_is_a_path_is_not_believed(
+    server: Server, want: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    victim = want.lock.parent / "victim"
+    victim.mkdir()
+    listing = hubs.Listing(str(victim), "main", {"a.json": hubs.File(1, "0" * 64)})
+    monkeypatch.setattr(hubs.HuggingFace, "listing", lambda *_: listing)
+    assert "no commit" in fails(want.settings()) and victim.is_dir() and not server.ranges
+
+
 def test_a_lock_that_is_none(server: Server, want: SimpleNamespace) -> None:
     for text in ("{", "[]", '{"a": {}}', '{"a": {"files": {"x": {"bytes": 1, "sha256": "0"}}, "commit": "c"}}'):
         want.lock.write_text(text)

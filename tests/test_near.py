@@ -11,7 +11,7 @@ import pytest
 from bench.near import EN, ZH, edited, fill, jaccard_of, record, repunctuated, with_datasketch
 from preprocess import near
 from preprocess.contamination import Guard
-from preprocess.near import Cluster, Forest, Index, key_of, markers
+from preprocess.near import Cluster, Forest, Index, are_opposed, key_of, markers
 from preprocess.records import read_rows
 
 
@@ -215,6 +215,24 @@ def test_of_a_chain_the_ends_both_stay() -> None:
     assert [number for number, _ in dropped] == [0, 2] and dropped[0][1].jaccard >= 0.7
 
 
+@pytest.mark.parametrize(
+    "one, other, opposed",
+    [
+        ("患者无发热，血钾升高，要紧吗", "患者有发热，血钾升高，要紧吗", True),
+        ("血钾升高的原因", "血钾降低的原因", True),
+        ("首选什么药物", "禁用什么药物", True),
+        ("The patient denies fever today", "The patient reports fever today", True),
+        ("Potassium increased after the drug", "Potassium decreased after the drug", True),
+        ("要查什么？", "要查些什么？", False),
+        ("咳嗽三周，夜里加重", "咳嗽三周夜间加重", False),
+        ("医生您好，咳嗽三周", "医生您好，我不知道该挂哪个科室的号，咳嗽三周", False),
+        ("What tests are needed?", "What tests do I need?", False),
+    ],
+)
+def test_texts_that_say_the_opposite(one: str, other: str, opposed: bool) -> None:
+    assert are_opposed(one, other) is are_opposed(other, one) is opposed
+
+
 def test_a_threshold_below_the_bands_is_refused() -> None:
     with pytest.raises(ValueError, match=r"expected 0.7 to 1, got 0.5"):
         clusters_of(["发热"], 0.5)
@@ -276,6 +294,16 @@ def test_boilerplate_around_an_item_does_not_flag_its_neighbours() -> None:
     guard = Guard({"held": held}, rest)
     assert not any(guard.check_all(rest))
     assert all(guard.check_all(held)) and all(guard.check_all("另：" + text for text in held))
+
+
+def test_an_item_that_is_a_common_phrase_and_a_few_words_is_known_by_its_words() -> None:
+    rng = random.Random(11)
+    phrase = max(ZH["boilerplate"], key=len)
+    rest = [record(rng, ZH, 60, 0) + phrase + record(rng, ZH, 60, 0) for _ in range(200)]
+    item = f"{phrase}右下腹持续隐痛伴低热。"
+    guard = Guard({"exam": [item]}, [*rest, item])
+    assert not any(guard.check_all(rest))
+    assert guard.check(f"请看：{item}怎么办？") == ("exam", 0, 1.0, key_of(item))
 
 
 def test_an_item_that_leaks_many_times_is_no_boilerplate(items: dict[str, list[str]]) -> None:

@@ -17,6 +17,7 @@ from preprocess.normalise import is_mojibake, measures, normalise, read_as_gbk
         ("性别: 男", "性别: 男", ()),
         ("咳嗽\u200b三天\x07", "咳嗽三天", ("control",)),
         ("一行\r\n二行", "一行\n二行", ("control",)),
+        ("一行\x0b二行\x0c三行\u2028四行", "一行\n二行\n三行\n四行", ("control",)),
         (unicodedata.normalize("NFD", "café"), "café", ("nfc",)),
         ("发热三天".encode().decode("gb18030"), "发热三天", ("encoding",)),
         ("发热，三天".encode().decode("latin-1"), "发热，三天", ("encoding",)),
@@ -45,6 +46,11 @@ def test_numbers_and_units_stay(text: str) -> None:
     changed, _ = normalise(text)
     assert measures(changed) == measures(text) and measures(text)
     assert changed == unicodedata.normalize("NFC", text)
+
+
+def test_two_numbers_never_become_one() -> None:
+    assert normalise("血压120\x0b80") == ("血压120\n80", ("control",))
+    assert normalise("5\u200b10 mg,口服") == ("5\u200b10 mg,口服", ("reverted",))
 
 
 def test_good_chinese_is_not_taken_for_gbk() -> None:

@@ -350,6 +350,7 @@ def test_oddities_of_a_patient_record(values: dict, expected: list[str]) -> None
             "诊断:" + "".join(f"{i}、病{chr(0x7532 + i)}" for i in range(1, 13)),
             [f"病{chr(0x7532 + i)}" for i in range(1, 13)],
         ),
+        ("诊断:1、脑梗塞诊断:1、糖尿病2、高血压", ["脑梗塞", "糖尿病", "高血压"]),
         ("", []),
     ],
 )
