@@ -82,6 +82,7 @@ class Limiter:
         self.failures, self.rest = 0, 1.0
         self._delay = 0.05  # seconds until a refusal comes, a running mean
         self._numbers = self._last_refused = self._row = self._cuts = 0
+        self._fruitless = 0  # cuts since the last answer
         self._trial_left = self._trial_refused = self._trial_sent_at = 0
         self._on_trial = self._by_rate = False
         self._sampled, self._sampled_refused = 0.0, 0.0  # in trials, the latest ones
@@ -125,7 +126,7 @@ class Limiter:
     def ok(self, permit: Permit, now: float, tokens: float = 0.0) -> None:
         """An answer came, for so many tokens."""
         self._release(permit, tokens or permit.tokens)
-        self.failures, self.rest = 0, 1.0
+        self.failures, self.rest, self._fruitless = 0, 1.0, 0
         self._answered += 1
         self.latency += (now - permit.at - self.latency) * (0.1 if self.latency else 1.0)
         if tokens:
@@ -222,9 +223,11 @@ class Limiter:
                 self.window = max(self.in_flight, 1.0)
             self._estimate()
             self._horizon = min(20.0, max(2.0, self._let_in / 2)) * self._unit
-            self.not_before = now + (retry_after or 0.5)
         else:
             self.window = max(self.in_flight, self.window / 2, 1.0)
+        if rate or self._fruitless:
+            self.not_before = now + max(retry_after, min(0.5 * 2**self._fruitless, LONGEST_REST))
+        self._fruitless += 1
         self._on_trial, self._trial_left, self._trial_refused = True, TRIAL, 0
         self._cuts += 1
         self._begin(now)

@@ -42,8 +42,8 @@ def candidate(reply: dict[str, Any], settings: Label, question: str) -> Candidat
 
 
 def choose(record: Record, shown: str, outcomes: list[Outcome], settings: Label) -> Choice:
-    """The answer of a record: of those that pass the gates, one of the majority's diagnosis, whose reason stands most in
-    the record, then the first. `shown` is the question as the teacher saw it."""
+    """The answer of a record: of those that pass the gates, one of the majority's diagnosis, whose reason stands most
+    in the record, then the first. `shown` is the question as the teacher saw it."""
     if missing := next((one for one in outcomes if one.reply is None), None):
         return Choice(None, missing.failure, missing.message)
     judged = [(one, candidate(one.reply, settings, shown)) for one in outcomes if one.reply]

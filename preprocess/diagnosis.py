@@ -44,7 +44,8 @@ _LABEL_LINE = re.compile(r"^[^\w\n]{0,8}(?:diseases|reason)[^\w\n]{0,8}[:：]", 
 _SEX = re.compile(r"\A[男女]性?[，,、:：\s]\s*")
 _QUALIFIERS = re.compile(r"[（(][^（()）]*[)）]|\d{1,2}\s?[.、．]")
 _BRACKETED = re.compile(r"\([^()]*\)|\[[^\[\]]*\]")
-_NUMBERING = re.compile(r"^\s*(?:\(?\d{1,2}\)?[.、:．)]|[①-⑳])\s*")
+_NUMBERING = re.compile(r"(?:^|(?<=[\s;,、。]))(?:\(\d{1,2}\)|\d{1,2}\s*(?:[、:)]|\.(?!\d)))")
+_CIRCLED = re.compile("[①-⑳]")
 _DOUBT = re.compile(r"\?|可能性?大?$|待(?:查|排|诊)$|^考虑|^疑似")
 _SEPARATORS = re.compile(r"[；;，,、\n]")
 _CONTRASTS = frozenset("上下左右前后内外急慢大小轻重多少高低男女早晚正反双单一二三四甲乙丙丁")
@@ -164,7 +165,7 @@ def disease_names(diseases: str) -> frozenset[str]:
     >>> sorted(disease_names("1. 慢性支气管炎（急性加重期）；2、２型糖尿病？"))
     ['2型糖尿病', '慢性支气管炎']
     """
-    text = unicodedata.normalize("NFKC", diseases).casefold()
-    parts = re.split(r"[;,、/\n]", _BRACKETED.sub("", _SEX.sub("", text)))
-    names = (_DOUBT.sub("", _NUMBERING.sub("", part)).strip(" .。·-") for part in parts)
+    text = unicodedata.normalize("NFKC", _CIRCLED.sub(";", diseases)).casefold()
+    text = _BRACKETED.sub("", _NUMBERING.sub(";", _SEX.sub("", text)))
+    names = (_DOUBT.sub("", part.strip()).strip(" .。·-") for part in re.split(r"[;,、\n]|/(?![0-9a-z])", text))
     return frozenset(name for name in names if name)

@@ -16,7 +16,13 @@ from typing import Any
 
 from preprocess.records import Record, optional_field, record_id, rest, text_field
 
-KEYS = ("question", "prompt", "Question")
+KEYS = ("question", "Question", "prompt")
+ASIDE = {"id", "system", "scenario", "source", "options"}
+
+
+def is_plain(row: dict[str, Any]) -> bool:
+    """Whether a row asks and has nothing that could be an answer."""
+    return len(row.keys() - ASIDE) == 1 and any(key in row for key in KEYS)
 
 
 def to_record(row: dict[str, Any], place: str) -> Record:

@@ -74,7 +74,11 @@ READERS: dict[str, Reader] = {
         sharegpt.to_record, tuple((key,) for key in sharegpt.SHAPES), "ShareGPT or OpenAI messages, one turn"
     ),
     "alpaca": Reader(alpaca.to_record, (("input", "output"), ("instruction", "output")), "alpaca rows, one turn"),
-    "question": Reader(question.to_record, tuple((key,) for key in question.KEYS), "plain questions without an answer"),
+    "question": Reader(
+        question.to_record,
+        tuple((key,) for key in question.KEYS),  # and nothing that could be an answer
+        "plain questions without an answer",
+    ),
 }
 
 
@@ -89,7 +93,13 @@ def recognise(row: dict[str, Any], place: str) -> str:
 def _kind(row: dict[str, Any]) -> str:
     if delicate.is_converted(row):
         return "delicate"
-    shown = (name for name, reader in READERS.items() if any(row.keys() >= set(shape) for shape in reader.shapes))
+    if question.is_plain(row):
+        return "question"
+    shown = (
+        name
+        for name, reader in READERS.items()
+        if name != "question" and any(row.keys() >= set(shape) for shape in reader.shapes)
+    )
     return next(shown, "")
 
 
