@@ -11,9 +11,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import jinja2
-from chat.client import Question, Settings
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from chat.client import Question, Settings
 from chat.reading import Reading, read_object
 from preprocess.data import files_in
 from preprocess.gates import EXPLAINED, GATES, Gates
@@ -100,8 +100,11 @@ class Label:
     concurrency: int = 16
     requests_per_minute: int = 0
     tokens_per_minute: int = 0
-    max_tries: int = 8
-    connect_timeout: float = 10.0
+    stream: bool = False
+    max_tries: int = 10
+    retry_seconds: float = 7200.0
+    outage_seconds: float = 600.0
+    connect_timeout: float = 4.0
     first_token_timeout: float = 1800.0
     timeout: float = 3600.0
     api_key_env: str = "OPENAI_API_KEY"
@@ -125,10 +128,10 @@ class Label:
     def bounds(self) -> Gates:
         return Gates(**{each.name: getattr(self, each.name) for each in fields(Gates)})
 
-    def client(self, urls: list[str]) -> Settings:
+    def client(self, urls: list[str], model: str) -> Settings:
         """The client's part of the keys, for these servers."""
         names = {each.name for each in fields(Settings)} & {each.name for each in fields(self)}
-        return Settings(**{name: getattr(self, name) for name in names} | {"base_url": urls})
+        return Settings(**{name: getattr(self, name) for name in names} | {"base_url": urls, "model": model})
 
 
 def check(settings: Label) -> None:

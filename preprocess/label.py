@@ -23,17 +23,17 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from chat.client import Client, Failure, Question, Reply, Settings, read_key
 from tqdm import tqdm
 
 from chat.budget import Budget, Cost, estimate
+from chat.client import Client, Failure, Question, Reply, Settings, read_key
 from chat.journal import Journal, key_of
 from chat.panel import Panel
 from chat.reading import read_object
@@ -62,7 +62,7 @@ def label(settings: Label) -> None:
         if settings.serve:
             server = stack.enter_context(serve(settings.serve, log=str(out / "server.log")))
             urls, key, model = [server.base_url], server.api_key, model or server.model
-        at = settings.client(urls)
+        at = settings.client(urls, model)
         key = key or read_key(at)
         journal = stack.enter_context(Journal(out / "journal.jsonl", secrets=[key]))
         run = Run(settings, journal, model)
@@ -89,15 +89,15 @@ class Run:
         self.stopped = ""
         self.again: deque[Question] = deque()  # questions that a reply has raised
         self.out: dict[str, Cost] = {}  # by key, what is reserved for a question on its way
-        self.changed = asyncio.Event()
+        self.held: Question | None = None  # the first question that could pass a cap
 
     async def ask(self, at: Settings, key: str) -> UserError | None:
         """Ask all that is missing; the error that ended it early, if one did."""
         loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGINT, self._stop, "interrupted")
         try:
             self._count_spent()
             async with Client(at, key) as client:
+                loop.add_signal_handler(signal.SIGINT, self._interrupt, client)
                 self.asker = Asker(self.settings, self.model, await self._response_format(client))
                 await self._ask_all(client, "label", self.questions)
                 if self.settings.verifier and not self.stopped:
@@ -109,9 +109,9 @@ class Run:
             loop.remove_signal_handler(signal.SIGINT)
         return None
 
-    def _stop(self, why: str) -> None:
-        self.stopped = self.stopped or why
-        self.changed.set()
+    def _interrupt(self, client: Client) -> None:
+        self.stopped = "interrupted"
+        client.stop()
 
     def _count_spent(self) -> None:
         """What earlier runs have used counts against the caps."""
@@ -142,44 +142,42 @@ class Run:
                 yield self.asker.verify(shown, choice.answer)
 
     async def _ask_all(self, client: Client, title: str, questions: Callable[[], Iterator[Question]]) -> None:
+        """In rounds: one ends when a cap would be passed, and what its replies did not use is for the next."""
         missing = sum(key(one) not in self.journal for one in questions())
+        rest = questions()
         with Panel(title, missing, self.budget) as panel:
-            async for question, outcome in client.ask_all(self._source(questions(), panel)):
-                await self._keep(question, outcome)
-                panel.count(outcome.kind if isinstance(outcome, Failure) else "")
-                panel.flying = len(self.out)
+            asked = -1
+            while not self.stopped and asked != panel.asked:
+                asked = panel.asked
+                async for question, outcome in client.ask_all(self._affordable(rest, panel)):
+                    await self._keep(question, outcome)
+                    panel.count(outcome.kind if isinstance(outcome, Failure) else "")
+                    panel.flying = client.in_flight
+        if self.held and not self.stopped:
+            self.stopped = self.budget.exceeded_by(self._cost(self.held))
 
-    async def _source(self, questions: Iterator[Question], panel: Panel) -> AsyncIterator[Question]:
-        """What is not answered yet, as long as no cap would be passed, and what the replies raise."""
-        while not self.stopped:
-            question = self.again.popleft() if self.again else next(questions, None)
-            if question is None:
-                if not self.out:
-                    return
-                await self._change()
-            elif key(question) in self.journal:
-                self._follow(question, self.journal.get(key(question))["reply"])
-            elif await self._reserve(question):
-                panel.asked += 1
-                yield question
+    def _affordable(self, rest: Iterator[Question], panel: Panel) -> Iterator[Question]:
+        """What is not answered yet and what the replies raise, up to the first question that could pass a cap."""
+        while question := self._next(rest):
+            cost = self._cost(question)
+            if self.budget.exceeded_by(cost):
+                self.held = question
+                return
+            self.budget.reserve(cost)
+            self.out[key(question)] = cost
+            panel.asked += 1
+            yield question
 
-    async def _reserve(self, question: Question) -> bool:
-        """Whether a question may be sent; waits for those on their way, whose cost may leave room for it."""
-        cost = Cost(self._tokens(text_of(question)), question.asked["max_tokens"])
-        while not self.stopped and (cap := self.budget.exceeded_by(cost)):
-            if not self.out:
-                self._stop(cap)
-            else:
-                await self._change()
-        if self.stopped:
-            return False
-        self.budget.reserve(cost)
-        self.out[key(question)] = cost
-        return True
+    def _next(self, rest: Iterator[Question]) -> Question | None:
+        while question := self.held or (self.again.popleft() if self.again else next(rest, None)):
+            self.held = None
+            if key(question) not in self.journal:
+                return question
+            self._follow(question, self.journal.get(key(question))["reply"])
+        return None
 
-    async def _change(self) -> None:
-        self.changed.clear()
-        await self.changed.wait()
+    def _cost(self, question: Question) -> Cost:
+        return Cost(self._tokens(text_of(question)), question.asked["max_tokens"])
 
     async def _keep(self, question: Question, outcome: Reply | Failure) -> None:
         """An outcome, into the journal before anything else is done with it."""
@@ -192,7 +190,6 @@ class Run:
         self.budget.settle(reserved, used)
         if entry["ok"]:
             self._follow(question, values)
-        self.changed.set()
 
     def _follow(self, question: Question, reply: dict[str, Any]) -> None:
         """The repair of a whole reply that can't be read; of a repair there is none."""
