@@ -26,7 +26,7 @@ import urllib.request
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ import httpx2
 import openai
 from openai import AsyncOpenAI, AsyncStream, DefaultAioHttpClient, Omit
 
-from chat.limits import BROKEN, UNREACHABLE, Limiter, Permit
+from chat.limits import UNREACHABLE, Limiter, Permit
 from preprocess import think
 from recipe import UserError, read_text
 
@@ -55,7 +55,8 @@ ACCOUNT = re.compile(
     re.IGNORECASE,
 )
 MODEL = re.compile(
-    r"model.{0,80}(not.?(found|exist|support)|n.t exist|unknown)|unknown.model|模型.{0,20}不存在", re.IGNORECASE | re.DOTALL
+    r"model.{0,80}(not.?(found|exist|support)|n.t exist|unknown)|unknown.model|模型.{0,20}不存在",
+    re.IGNORECASE | re.DOTALL,
 )
 TITLE = re.compile(rb"<title[^>]*>(.*?)</title>", re.IGNORECASE | re.DOTALL)
 # What a setting is to blame for: so many in a row, before the first answer and after it, and nothing else is tried.
@@ -108,6 +109,11 @@ class Settings:
             raise UserError("base_url: expected one URL or a list of them, e.g. http://127.0.0.1:8000/v1")
         for url in self.urls:
             _check_url(url)
+
+    @property
+    def key_place(self) -> str:
+        """Where the key is set, for messages."""
+        return f"api_key_file {self.api_key_file}" if self.api_key_file else f"${self.api_key_env} (api_key_env)"
 
     @property
     def urls(self) -> list[str]:
@@ -172,13 +178,13 @@ class Failure:
 
 @dataclass(frozen=True)
 class _Refusal:
-    """One try that failed. `hopeless`: which setting is to blame, "" where trying again may help."""
+    """One try that failed; `hopeless` is a key of HOPELESS, or "" where trying again may help."""
 
     kind: str
     message: str
     raw: str = ""
-    status: int = 0
-    retry_after: float = 0.0
+    status: int = 200
+    retry_after: float = 0.0  # seconds
     hopeless: str = ""
 
 
@@ -186,15 +192,15 @@ class Stopped(Exception):
     """The client was stopped before this question had its answer."""
 
 
-class _BadReply(Exception):
-    pass
+class BadReply(Exception):
+    """HTTP 200, and no whole answer in it."""
 
 
 # --- the key ----------------------------------------------------------------------------------------------------------
 
 
 class Secret(str):
-    """A string that doesn't show in a traceback's locals."""
+    """A string that doesn't show among a traceback's locals."""
 
     def __repr__(self) -> str:
         return "'***'"
@@ -206,42 +212,43 @@ def read_key(settings: Settings) -> Secret:
         path = Path(settings.api_key_file).expanduser()
         if path.resolve().is_relative_to(Path(__file__).parent.parent.resolve()):
             raise UserError(f"api_key_file: {path} lies in this project's folder; move the key out of it")
-        place, key = f"api_key_file {path}", Secret(read_text(path).strip())
+        key = Secret(read_text(path).strip())
     else:
-        place, key = f"${settings.api_key_env}", Secret(os.environ.get(settings.api_key_env, "").strip())
-    if not key and not settings.api_key_file and all(_is_local(url) for url in settings.urls):
-        return Secret("none")
-    if not key:
-        raise UserError(f"{place} holds no key for {', '.join(settings.urls)}; set it to one")
+        key = Secret(os.environ.get(settings.api_key_env, "").strip())
+        if not key and all(_is_local(url) for url in settings.urls):
+            return Secret("none")
     if not re.fullmatch(r"[!-~]+", key):
-        raise UserError(f"{place} holds no key: expected printable ASCII characters without blanks")
+        fault = "expected printable ASCII without blanks" if key else "it is empty or not set"
+        raise UserError(f"{settings.key_place}: no key for {', '.join(settings.urls)}: {fault}")
     return key
 
 
 def _check_url(url: str) -> None:
     try:
         parts = urllib.parse.urlsplit(url)
-        known = parts.scheme in ("http", "https") and parts.hostname and (parts.port is None or parts.port > 0)
+        good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:
-        known = False
-    if not known:
+        good = False
+    if not good:
         raise UserError(f"base_url: {url!r} is no URL; expected one like https://api.deepseek.com/v1")
     if parts.username or parts.password or parts.query:
-        raise UserError(f"base_url: {parts.hostname}: a key doesn't belong into the URL; set it by api_key_env")
+        raise UserError(
+            f"base_url: the one at {parts.hostname} holds a password or a query; put the key in api_key_env"
+        )
 
 
 def _is_local(url: str) -> bool:
     host = urllib.parse.urlsplit(url).hostname or ""
     with suppress(ValueError):
         return ipaddress.ip_address(host).is_loopback
-    return host == "localhost" or host.endswith(".localhost")
+    return host == "localhost"
 
 
 # --- one server -------------------------------------------------------------------------------------------------------
 
 
 class _Api(AsyncOpenAI):
-    """The official client, sending the key and the question and nothing about this machine."""
+    """The official client, sending the key and the question, and nothing about this machine."""
 
     @property
     def default_headers(self) -> dict[str, str | Omit]:
@@ -255,73 +262,59 @@ class _Server:
         self.url, self.local = url, _is_local(url)
         self.limiter = Limiter(settings.concurrency, settings.requests_per_minute, settings.tokens_per_minute)
         self.limiter.ceiling = min(PROBES, settings.concurrency)
-        self.answered = self.probed = False
-        self.hopeless: list[_Refusal] = []  # in a row
-        timeout = httpx2.Timeout(None, connect=settings.connect_timeout, read=settings.first_token_timeout)
-        # In aiohttp 0 connections stand for any number; a proxy for the outside is not asked about this machine.
-        limits = httpx2.Limits(max_connections=0, keepalive_expiry=4.0)
-        proxies = {} if self.local else urllib.request.getproxies()
+        self.asked = self.answered = False
+        self.hopeless: list[_Refusal] = []  # in a row, the latest ones
         scheme = urllib.parse.urlsplit(url).scheme
+        proxies = {} if self.local else urllib.request.getproxies()
         if (proxies.get(scheme) or proxies.get("all") or "").startswith("socks"):
-            raise UserError(f"{scheme.upper()}_PROXY: a SOCKS proxy is not spoken here; set it to an http:// one")
+            raise UserError(f"{scheme}_proxy, all_proxy: a SOCKS proxy is not supported; set an http:// one")
+        timeout = httpx2.Timeout(None, connect=settings.connect_timeout, read=settings.first_token_timeout)
+        limits = httpx2.Limits(max_connections=0, keepalive_expiry=4.0)  # to aiohttp, 0 is no limit
+        # A proxy that is set for the outside world is not asked about this machine.
         http = DefaultAioHttpClient(timeout=timeout, limits=limits, trust_env=not self.local, follow_redirects=False)
         self.api = _Api(base_url=url, api_key=key, max_retries=0, timeout=timeout, http_client=http)
 
     @property
     def given_up(self) -> bool:
-        """Whether all it does is refuse: twice what a setting is to blame for, more often if it ever answered."""
-        if not self.hopeless:
-            return False
-        certain = self.hopeless[-1].status not in (0, 200, 400, 422)
-        return len(self.hopeless) >= (8 if self.answered else 2 if certain else PROBES)
+        """Whether it refuses every question, for a reason that no question escapes."""
+        return bool(self.hopeless) and len(self.hopeless) >= HOPELESS[self.hopeless[-1].hopeless][self.answered]
+
+    @property
+    def excluded(self) -> bool:
+        """Whether it is asked no more; one that can't be reached may come back."""
+        return self.given_up and self.hopeless[-1].hopeless not in ("unreachable", "page")
 
     async def models(self) -> list[str]:
-        """The models it names, or [] where it doesn't."""
-        with suppress(openai.APIError, ValueError, LookupError, TypeError, TimeoutError, aiohttp.ClientError):
+        """The models that it names, or [] where it doesn't."""
+        with suppress(openai.APIError, aiohttp.ClientError, TimeoutError, ValueError, LookupError, TypeError):
             async with asyncio.timeout(2.0):
-                response = await self.api.get("/models", cast_to=httpx2.Response, options=OMITTED)
+                response = await self.api.get("/models", cast_to=httpx2.Response, options=BARE)
             return [str(model["id"]) for model in json.loads(response.content)["data"]]
         return []
 
 
-# --- the client -------------------------------------------------------------------------------------------------------
-
-
-@dataclass
-class _Waiting:
-    """Who waits for a permit: what was begun first, then new questions."""
-
-    begun: deque[asyncio.Future] = field(default_factory=deque)
-    new: deque[asyncio.Future] = field(default_factory=deque)
-
-    def pop(self) -> asyncio.Future | None:
-        """The next one that still waits."""
-        for queue in (self.begun, self.new):
-            while queue:
-                if not (future := queue.popleft()).done():
-                    return future
-        return None
+# --- all of them ------------------------------------------------------------------------------------------------------
 
 
 class Client:
-    """Asks `settings`' servers with `key`; for one event loop, as `async with`.
+    """Asks the servers of `settings` with `key`, within one `async with`. To be looked at meanwhile:
 
-    errors          tries that failed so far, by kind
-    in_flight       questions that are being answered now
-    allowed         how many may be, as the limits stand
-    refusing        servers that are no longer asked, and why
+    errors          tries that failed so far, by the kind of failure
+    in_flight       questions that a server is answering
+    allowed         how many may be at the moment
+    refusing        servers that refuse everything: {url: what they say}
     """
 
     def __init__(self, settings: Settings, key: str) -> None:
         self.settings, self._key = settings, Secret(key)
         self.errors: Counter[str] = Counter()
         self._servers: list[_Server] = []
-        self._waiting = _Waiting()
+        self._waiting: tuple[deque[asyncio.Future], ...] = (deque(), deque())  # for a permit: what was begun, new ones
         self._timer: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task] = set()
         self._stopping = asyncio.Event()
-        self._error: BaseException | None = None
-        self._answered, self._failing_since = False, 0.0
+        self._ending, self._error = False, None
+        self._answered, self._failing_since = False, math.inf
 
     async def __aenter__(self) -> Client:
         self._servers = [_Server(url, self.settings, self._key) for url in self.settings.urls]
@@ -339,32 +332,35 @@ class Client:
 
     @property
     def allowed(self) -> int:
-        return sum(server.limiter.room for server in self._servers)
+        return sum(server.limiter.room for server in self._servers if not server.excluded)
 
     @property
     def refusing(self) -> dict[str, str]:
         return {server.url: server.hopeless[-1].message for server in self._servers if server.given_up}
 
     def stop(self, grace: float = 4.0) -> None:
-        """Send nothing more; what is in flight may still be answered for `grace` seconds. `ask_all` then ends."""
-        if not self._stopping.is_set():
-            self._stopping.set()
-            while waiting := self._waiting.pop():
-                waiting.set_exception(Stopped())
-        if grace:
-            asyncio.get_running_loop().call_later(grace, self._cancel)
-        else:
-            self._cancel()
+        """Send nothing more. What is in flight may be answered for `grace` seconds, then `ask_all` ends."""
+        self._stopping.set()
+        for queue in self._waiting:
+            while queue:
+                if not (future := queue.popleft()).done():
+                    future.set_exception(Stopped())
+        asyncio.get_running_loop().call_later(grace, self._drop)
 
-    def _cancel(self) -> None:
+    def _drop(self) -> None:
         for task in self._tasks:
             task.cancel()
+
+    def _end(self, error: Exception) -> None:
+        """Stop for a reason, which `ask_all` and `ask` raise."""
+        self._error = self._error or error
+        self.stop(DRAINING if self._answered else 0.0)
 
     async def ask_all(self, questions: Iterable[Question]) -> AsyncIterator[tuple[Question, Reply | Failure]]:
         """Every question with what came of it, as it comes. A question is taken from `questions` when it can be sent.
 
-        Raises UserError when no server can answer any more, and what `questions` raises, each after what was in flight
-        has been handed out. After `stop` it ends early; what is then missing was not answered.
+        Raises UserError when no server can answer any more, and what `questions` raises, each after handing out what
+        was in flight. After `stop` it ends early; a question that is missing then was not answered.
         """
         done: asyncio.Queue[tuple[Question, Reply | Failure] | None] = asyncio.Queue()
         room = asyncio.Semaphore(AHEAD * self.settings.concurrency * len(self._servers))
@@ -385,32 +381,38 @@ class Client:
     async def _feed(
         self, questions: Iterator[Question], done: asyncio.Queue, room: asyncio.Semaphore, tasks: set[asyncio.Task]
     ) -> None:
+        """Start a task a question, as permits come, and end when the last one has."""
+
         async def ask(question: Question, server: _Server, permit: Permit) -> None:
+            handed = False
             try:
                 done.put_nowait((question, await self._ask(question, server, permit)))
+                handed = True
             except Stopped:
-                room.release()
+                pass
             except Exception as error:
-                room.release()
-                self._end(error, CLOSING)
+                self._end(error)
+            finally:
+                if not handed:
+                    room.release()
 
         try:
             while True:
                 await room.acquire()
-                server, permit = await self._permit(self._waiting.new)
+                server, permit = await self._permit(new=True)
+                question = None
                 try:
                     question = next(questions, None)
-                except BaseException:
-                    self._give_back(server, permit)
-                    raise
+                finally:
+                    if question is None:
+                        self._give_back(server, permit)
                 if question is None:
-                    self._give_back(server, permit)
-                    break
+                    return
                 task = asyncio.create_task(ask(question, server, permit))
-                for tasks_ in (tasks, self._tasks):
-                    tasks_.add(task)
-                    task.add_done_callback(tasks_.discard)
-                await asyncio.sleep(0)  # so that it is sent, and a refusal heard, before the next
+                for group in (tasks, self._tasks):
+                    group.add(task)
+                    task.add_done_callback(group.discard)
+                await asyncio.sleep(0)  # it is sent, and a refusal is heard, before the next one
         except Stopped:
             pass
         finally:
@@ -419,56 +421,57 @@ class Client:
             done.put_nowait(None)
 
     async def ask(self, question: Question) -> Reply | Failure:
-        """One question, before any new one of `ask_all`. Raises UserError when no server can answer, Stopped after
-        `stop`."""
+        """One question, ahead of the new ones of `ask_all`. Raises UserError when no server can answer any more, and
+        Stopped after `stop`."""
         try:
-            return await self._ask(question, *await self._permit(self._waiting.begun))
+            return await self._ask(question, *await self._permit())
         except Stopped:
             raise self._error or Stopped() from None
 
     async def supports_schema(self, model: str) -> bool:
-        """Whether the servers hold an answer to a JSON schema: asked once, with a question that calls for prose.
+        """Whether an answer is held to a JSON schema, by one short question that calls for prose.
 
-        Raises UserError for what would end a run as well: a wrong key, an empty account, a wrong URL.
+        Raises UserError for a wrong key, an empty account, a server that can't be reached.
         """
-        schema = {"type": "object", "properties": {"hello": {"type": "string"}}, "required": ["hello"]}
+        schema = {"type": "object", "properties": {"greeting": {"type": "string"}}, "required": ["greeting"]}
         schema |= {"additionalProperties": False}
-        asked = {
-            "model": model,
-            "messages": [{"role": "user", "content": "Say hello."}],
-            "response_format": {"type": "json_schema", "json_schema": {"name": "greeting", "schema": schema}},
-        }
-        outcome = await self.ask(Question("supports_schema", 0, asked))
-        if isinstance(outcome, Failure):
-            return False
-        if outcome.finish_reason != "stop":
-            return True
-        with suppress(ValueError):
-            return isinstance(json.loads(outcome.text), dict)
+        asked = {"model": model, "messages": [{"role": "user", "content": "Say hello."}]}
+        asked |= {"response_format": {"type": "json_schema", "json_schema": {"name": "hello", "schema": schema}}}
+        try:
+            for tries in range(1, self.settings.max_tries + 1):
+                outcome = await self._try(*await self._permit(), self._body(asked))
+                if isinstance(outcome, Reply):
+                    return outcome.finish_reason != "stop" or _is_object(outcome.text)
+                if outcome.status in (400, 404, 422):
+                    return False
+                await self._sleep(_wait(outcome, tries))
+        except Stopped:
+            raise self._error or Stopped() from None
         return False
 
     # --- one question -------------------------------------------------------------------------------------------------
 
     async def _ask(self, question: Question, server: _Server, permit: Permit) -> Reply | Failure:
-        body = question.asked
-        if self.settings.stream:
-            body = body | {"stream": True, "stream_options": {"include_usage": True}}
-        content = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode(errors="replace")
-        began, tries, counted = time.monotonic(), 0, 0
+        body, began, tries, counted = self._body(question.asked), time.monotonic(), 0, 0
         while True:
             tries += 1
-            outcome = await self._try(server, permit, content)
+            outcome = await self._try(server, permit, body)
             if isinstance(outcome, Reply):
                 return replace(outcome, tries=tries)
-            await self._judge(server, outcome)
-            counted += not (outcome.kind == "rate_limit" or outcome.status == UNREACHED)
+            counted += outcome.kind != "rate_limit" and outcome.status != UNREACHED and outcome.hopeless != "account"
             most = 1 if outcome.kind == "refused_request" else self.settings.max_tries
-            most = min(most, FATAL_TRIES) if outcome.hopeless and server.answered else most
-            wait = outcome.retry_after + random.uniform(0.0, min(LONGEST_BACKOFF, BACKOFF * 2 ** min(tries, 10)))
+            if server.answered and outcome.hopeless in RETRIED_RARELY:
+                most = min(most, FATAL_TRIES)
+            wait = _wait(outcome, tries)
             if counted >= most or time.monotonic() + wait - began > self.settings.retry_seconds:
                 return Failure(outcome.kind, outcome.message, tries, outcome.raw)
             await self._sleep(wait)
-            server, permit = await self._permit(self._waiting.begun, avoid=server)
+            server, permit = await self._permit(avoid=server)
+
+    def _body(self, asked: dict[str, Any]) -> bytes:
+        if self.settings.stream:
+            asked = asked | {"stream": True, "stream_options": {"include_usage": True}}
+        return json.dumps(asked, ensure_ascii=False, separators=(",", ":")).encode(errors="replace")
 
     async def _sleep(self, seconds: float) -> None:
         with suppress(TimeoutError):
@@ -476,29 +479,334 @@ class Client:
         if self._stopping.is_set():
             raise Stopped
 
-    async def _try(self, server: _Server, permit: Permit, content: bytes) -> Reply | _Refusal:
-        """Send it once, and settle the permit."""
+    async def _try(self, server: _Server, permit: Permit, body: bytes) -> Reply | _Refusal:
+        """Send it once, learn from what comes. Raises Stopped where that shows that nothing can be had any more."""
         limiter, began = server.limiter, time.monotonic()
-        limiter.reserve(permit, len(content) / 3)
+        limiter.reserve(permit, len(body) / 3)
         try:
-            outcome = await self._send(server, content)
+            outcome = await self._send(server, body)
         except BaseException:
             self._give_back(server, permit)
             raise
         now = time.monotonic()
         if isinstance(outcome, Reply):
-            limiter.ok(permit, now, outcome.usage.get("total_tokens") or 0)
-            outcome = replace(outcome, latency=round(now - began, 3), server=server.url)
-            self._answered, self._failing_since, server.hopeless = True, 0.0, []
-            server.answered = True
+            limiter.ok(permit, now, _number(outcome.usage.get("total_tokens")))
+            self._answered = server.answered = True
+            self._failing_since, server.hopeless = math.inf, []
             self._open(server)
+            return replace(outcome, latency=round(now - began, 3), server=server.url)
+        self.errors[outcome.kind] += 1
+        if outcome.kind in ("rate_limit", "timeout") or outcome.status in (503, 529):
+            limiter.refused(permit, now, outcome.retry_after, outcome.status == 429 or outcome.retry_after > 0)
+        elif outcome.status == UNREACHED:
+            limiter.failed(permit, now, UNREACHABLE)
+        elif outcome.kind in ("refused_request", "fatal"):
+            limiter.dropped(permit)
         else:
-            self.errors[outcome.kind] += 1
-            if outcome.kind == "rate_limit" or outcome.status in (503, 529) or outcome.kind == "timeout":
-                limiter.refused(permit, now, outcome.retry_after, outcome.status == 429 or outcome.retry_after > 0)
-            elif outcome.kind == "refused_request" or outcome.hopeless:
-                limiter.dropped(permit)
-            else:
-                limiter.failed(permit, now, UNREACHABLE if outcome.status == UNREACHED else BROKEN)
+            limiter.failed(permit, now)
+        await self._judge(server, outcome, now)
         self._wake()
         return outcome
+
+    async def _judge(self, server: _Server, refusal: _Refusal, now: float) -> None:
+        """End all if no server can answer: each refuses whatever is asked, or nothing has come for too long."""
+        server.hopeless = [*server.hopeless[-16:], refusal] if refusal.hopeless else []
+        if refusal.hopeless and not server.answered:
+            server.limiter.ceiling = 1
+        if all(server.given_up for server in self._servers) and not self._ending:
+            self._ending = True
+            models = await server.models() if refusal.hopeless == "model" else []
+            named = f": {', '.join(models[:8])}{', …' * (len(models) > 8)}" if models else ""
+            advice = HOPELESS[refusal.hopeless][2].format(key=self.settings.key_place, models=named)
+            self._end(UserError(f"{refusal.message}; {advice}"))
+        self._failing_since = min(self._failing_since, now)
+        waited = now - self._failing_since
+        idle = self.in_flight == 0 or refusal.kind == "timeout"
+        if idle and max(waited, refusal.retry_after) > self.settings.outage_seconds:
+            asked = f", and asks to wait {refusal.retry_after:.0f} s" if refusal.retry_after > waited else ""
+            self._end(UserError(f"no answer for {waited:.0f} s: {refusal.message}{asked}; run it again later"))
+        if self._error:
+            raise Stopped
+
+    # --- permits ------------------------------------------------------------------------------------------------------
+
+    async def _permit(self, new: bool = False, avoid: _Server | None = None) -> tuple[_Server, Permit]:
+        """Wait until a server may be asked; a question that was begun goes before a new one."""
+        if self._stopping.is_set():
+            raise Stopped
+        if not (new and any(self._waiting)) and (server := self._free(avoid)):
+            return self._take(server)
+        future = asyncio.get_running_loop().create_future()
+        self._waiting[new].append(future)
+        self._wake()
+        try:
+            return await future
+        except asyncio.CancelledError:
+            if future.done() and not future.cancelled() and not future.exception():
+                self._give_back(*future.result())
+            raise
+
+    def _free(self, avoid: _Server | None = None) -> _Server | None:
+        """The server that is likely to answer first, of those that may be asked now."""
+        now = time.monotonic()
+        free = [server for server in self._servers if not server.excluded and not server.limiter.wait(now)]
+        return min(
+            free, key=lambda s: (s is avoid, (s.limiter.in_flight + 1) * (s.limiter.latency or 0.1)), default=None
+        )
+
+    def _take(self, server: _Server) -> tuple[_Server, Permit]:
+        if not server.asked:
+            server.asked = True
+            asyncio.get_running_loop().call_later(REFUSAL_SECONDS[server.local], self._open, server)
+        return server, server.limiter.take(time.monotonic())
+
+    def _open(self, server: _Server) -> None:
+        """Let it be asked as much as its limits allow, once it has answered, or could have refused and did not."""
+        if not server.hopeless:
+            server.limiter.ceiling = server.limiter.most
+        self._wake()
+
+    def _give_back(self, server: _Server, permit: Permit) -> None:
+        server.limiter.dropped(permit)
+        self._wake()
+
+    def _wake(self) -> None:
+        """Hand permits to those who wait, as long as there are any; come back when there is the next one."""
+        if self._timer:
+            self._timer.cancel()
+            self._timer = None
+        while any(self._waiting):
+            queue = self._waiting[0] or self._waiting[1]
+            if queue[0].done():
+                queue.popleft()
+            elif server := self._free():
+                queue.popleft().set_result(self._take(server))
+            else:
+                now = time.monotonic()
+                wait = min((s.limiter.wait(now) for s in self._servers if not s.excluded), default=math.inf)
+                if wait < math.inf:
+                    self._timer = asyncio.get_running_loop().call_later(wait, self._wake)
+                return
+
+    # --- one try ------------------------------------------------------------------------------------------------------
+
+    async def _send(self, server: _Server, body: bytes) -> Reply | _Refusal:
+        """One request and what came back, whatever that is."""
+        try:
+            async with asyncio.timeout(self.settings.timeout):
+                response = await server.api.post(
+                    "/chat/completions",
+                    cast_to=httpx2.Response,
+                    content=body,
+                    options=BARE,
+                    stream=self.settings.stream,
+                    stream_cls=AsyncStream[Any],
+                )
+                content = await response.aread()
+        except openai.APIStatusError as error:
+            return self._refused(server, error.response)
+        except TimeoutError:
+            return self._lost(server, "timeout", f"no whole answer within {self.settings.timeout:g} s")
+        except (openai.APIConnectionError, httpx2.HTTPError, aiohttp.ClientError, OSError) as error:
+            return self._broken(server, error)
+        try:
+            return read_reply(response.headers.get("content-type", ""), content)
+        except BadReply as error:
+            page = "page" if b"<html" in content[:2000].lower() else ""
+            return self._lost(server, "bad_reply", f"HTTP 200, but {error}", content, hopeless=page)
+
+    def _refused(self, server: _Server, response: httpx2.Response) -> _Refusal:
+        """What a status other than 2xx means; ERROR texts tell an empty account and an unknown model apart."""
+        status, content = response.status_code, response.content
+        said, code = _error_of(content)
+        told, hopeless = f"{said} {code}", ""
+        if status in (400, 402, 403, 429) and (status == 402 or ACCOUNT.search(told)):
+            kind, hopeless = "fatal", "account"
+        elif status in (400, 403, 404, 422) and MODEL.search(told):
+            kind, hopeless = "fatal", "model"
+        elif status in (401, 403):
+            kind, hopeless = "fatal", "key" if status == 401 else "forbidden"
+        elif status < 400 or status in (404, 405):
+            kind, hopeless = "fatal", "url"
+        elif status in (408, 504):
+            kind = "timeout"
+        elif status == 429:
+            kind = "rate_limit"
+        elif status >= 500 or status in (409, 425):
+            kind = "server"
+        else:
+            kind, hopeless = "refused_request", "request"
+        if status < 400:
+            said = f"redirected to {response.headers.get('location', 'another address')}"
+        message = f"HTTP {status}, {said}" if said else f"HTTP {status}"
+        return self._lost(server, kind, message, content, status, retry_after(response.headers), hopeless)
+
+    def _broken(self, server: _Server, error: BaseException) -> _Refusal:
+        """What a request that brought no response means: aiohttp's own exception, behind the others, says it."""
+        cause = error
+        while cause.__cause__ and not isinstance(cause, aiohttp.ClientError):
+            cause = cause.__cause__
+        said = str(cause) or type(cause).__name__
+        if isinstance(cause, aiohttp.ClientConnectorError):
+            reason = cause.os_error
+            said = os.strerror(reason.errno) if (reason.errno or 0) > 0 else reason.strerror or str(reason)
+        if isinstance(cause, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError | ssl.SSLError):
+            return self._lost(server, "connection", said, status=UNREACHED, hopeless="unreachable")
+        if isinstance(cause, aiohttp.ServerTimeoutError | TimeoutError | httpx2.TimeoutException):
+            silence = f"no byte for {self.settings.first_token_timeout:g} s"
+            return self._lost(server, "timeout", silence)
+        return self._lost(server, "connection", said)
+
+    def _lost(
+        self,
+        server: _Server,
+        kind: str,
+        said: str,
+        content: bytes = b"",
+        status: int = 200,
+        retry_after: float = 0.0,
+        hopeless: str = "",
+    ) -> _Refusal:
+        """A _Refusal with the server's address, in one line, and without the key, which some servers repeat."""
+        line = " ".join(f"{server.url}: {self._scrubbed(said)}".split())
+        raw = self._scrubbed(content.decode(errors="replace"))[:RAW]
+        return _Refusal(kind, line[:500], raw, status, retry_after, hopeless)
+
+    def _scrubbed(self, text: str) -> str:
+        return text.replace(self._key, "***") if len(self._key) > 7 else text
+
+
+def _wait(refusal: _Refusal, tries: int) -> float:
+    """Seconds until the next try: what the server asks for, and a random share of what doubles with every try."""
+    return refusal.retry_after + random.uniform(0.0, min(LONGEST_BACKOFF, BACKOFF * 2 ** min(tries - 1, 10)))
+
+
+def retry_after(headers: httpx2.Headers) -> float:
+    """Seconds that the server asks to wait, in any of the three spellings, 0.0 for none.
+
+    >>> retry_after(httpx2.Headers({"retry-after-ms": "1500"}))
+    1.5
+    """
+    for name, unit in (("retry-after-ms", 1000), ("retry-after", 1)):
+        with suppress(ValueError):
+            seconds = float(headers.get(name, "")) / unit
+            return seconds if 0 < seconds < math.inf else 0.0
+    with suppress(ValueError, TypeError):
+        until = parsedate_to_datetime(headers.get("retry-after", ""))
+        now = parsedate_to_datetime(headers["date"]).timestamp() if "date" in headers else time.time()
+        return max(0.0, until.timestamp() - now)
+    return 0.0
+
+
+# --- what a reply holds -----------------------------------------------------------------------------------------------
+
+
+def read_reply(content_type: str, content: bytes) -> Reply:
+    """A whole answer, from a JSON body or a stream of events. Raises BadReply for anything less."""
+    if not content.strip():
+        raise BadReply("the body is empty")
+    if "json" in content_type:
+        value = _json(content)
+    elif "event-stream" in content_type:
+        value = _joined(content)
+    else:
+        raise BadReply(f"it is {content_type or 'of no type'}{_title(content)}, not JSON")
+    if not isinstance(value, dict) or value.get("error"):
+        raise BadReply(f"an error: {_error_of(content)[0]}" if isinstance(value, dict) else "the JSON is no object")
+    choices = value.get("choices")
+    choice = choices[0] if isinstance(choices, list) and choices else None
+    message = choice.get("message") if isinstance(choice, dict) else None
+    if not isinstance(message, dict):
+        raise BadReply("there is no choice in it")
+    raw, finish = _text(message.get("content")) or _text(message.get("refusal")), _text(choice.get("finish_reason"))
+    parts = think.split(raw)
+    source = next((name for name in ("reasoning", "reasoning_content") if _text(message.get(name))), "")
+    thought = _text(message.get(source)).strip() or parts.think
+    if not source and think.has_tag(raw):
+        source = "closing_tag" if parts.fault == "unopened" else "inline"
+    if finish == "error" or (finish == "stop" and not thought and not parts.answer):
+        raise BadReply("the answer is empty" if finish == "stop" else "it ended with an error")
+    logprobs = choice.get("logprobs")
+    return Reply(
+        text=parts.answer,
+        think=thought,
+        think_from=source if thought else "",
+        raw=raw,
+        finish_reason="unclosed" if finish == "stop" and parts.fault == "unclosed" else finish,
+        usage=value["usage"] if isinstance(value.get("usage"), dict) else {},
+        model=_text(value.get("model")),
+        fingerprint=_text(value.get("system_fingerprint")),
+        logprobs=logprobs.get("content") if isinstance(logprobs, dict) else None,
+    )
+
+
+def _json(content: bytes) -> Any:
+    """The value, lone surrogates (half an emoji, in \\u escapes) replaced: no file takes them."""
+    if b"\\ud" in content or b"\\uD" in content:
+        content = LONE_SURROGATE.sub(lambda found: rb"\ufffd" if found[1] else found[0], content)
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise BadReply(f"the JSON is cut or broken ({error})") from None
+
+
+def _joined(content: bytes) -> dict[str, Any]:
+    """The events of a stream as the one body that would have come without; BadReply where the end is missing."""
+    value: dict[str, Any] = {}
+    texts: dict[str, list[str]] = {}
+    finish, logprobs, whole = "", [], False
+    for line in content.splitlines():
+        if not line.startswith(b"data:"):
+            continue
+        if (data := line.removeprefix(b"data:").strip()) == b"[DONE]":
+            whole = True
+            continue
+        event = _json(data)
+        if not isinstance(event, dict) or event.get("error"):
+            raise BadReply(f"an error in the stream: {_error_of(data)[0]}")
+        value |= {name: event[name] for name in ("model", "system_fingerprint", "usage") if event.get(name)}
+        for choice in event.get("choices") or []:
+            for name, text in (choice.get("delta") or {}).items():
+                texts.setdefault(name, []).append(_text(text))
+            finish = choice.get("finish_reason") or finish
+            logprobs += (choice.get("logprobs") or {}).get("content") or []
+    if not (whole or finish):
+        raise BadReply("the stream was cut")
+    message = {name: "".join(parts) for name, parts in texts.items()}
+    told = {"content": logprobs} if logprobs else None
+    return value | {"choices": [{"message": message, "finish_reason": finish, "logprobs": told}]}
+
+
+def _text(value: Any) -> str:
+    """A string, the texts of a list of parts, or ""."""
+    if isinstance(value, list):
+        return "".join(_text(part.get("text")) for part in value if isinstance(part, dict))
+    return value if isinstance(value, str) else ""
+
+
+def _error_of(content: bytes) -> tuple[str, str]:
+    """What an error body says, and its code and type, in whichever of the usual places they stand."""
+    try:
+        value = json.loads(content)
+    except (ValueError, RecursionError):
+        return _title(content).strip(" ,") or content[:200].decode(errors="replace"), ""
+    value = value if isinstance(value, dict) else {}
+    error = value.get("error") if isinstance(value.get("error"), dict) else value
+    said = next((text for name in ("message", "error", "detail", "msg") if (text := _text(error.get(name)))), "")
+    return said or content[:200].decode(errors="replace"), f"{error.get('code')} {error.get('type')}"
+
+
+def _title(content: bytes) -> str:
+    """Of an HTML page, for a message."""
+    found = TITLE.search(content[:5000])
+    return f", a page with the title {found[1].decode(errors='replace').strip()!r}" if found else ""
+
+
+def _is_object(text: str) -> bool:
+    with suppress(ValueError):
+        return isinstance(json.loads(text), dict)
+    return False
+
+
+def _number(value: Any) -> float:
+    return value if isinstance(value, int | float) and not isinstance(value, bool) and value > 0 else 0.0

@@ -93,7 +93,7 @@ class Limiter:
     def wait(self, now: float) -> float:
         """Seconds until the next question may go out; infinite if that needs an answer to come first."""
         self._advance(now)
-        if self.in_flight >= self._room():
+        if self.in_flight >= self.room:
             return math.inf
         wait = max(0.0, self.not_before - now)
         if self.rate < math.inf and self._level < 1:
@@ -169,7 +169,9 @@ class Limiter:
 
     # --- the estimate -------------------------------------------------------------------------------------------------
 
-    def _room(self) -> int:
+    @property
+    def room(self) -> int:
+        """How many may be in flight."""
         if self.down:
             return 1
         half = self._on_trial and not self._by_rate
@@ -220,7 +222,7 @@ class Limiter:
             first = self.rate == math.inf
             self._shares = (1 / self._unit, 0.0) if first else (max(1 / span, grown), self.rate / 2)
             if not first and (self._let_in <= 1 or span > 2 * self.latency > 0):
-                self.window = max(self.in_flight, 1.0)
+                self.window = max(self.in_flight, self.window / 2, 1.0)
             self._estimate()
             self._horizon = min(20.0, max(2.0, self._let_in / 2)) * self._unit
         else:

@@ -56,6 +56,7 @@ def label(settings: Label) -> None:
     if settings.dry_run:
         dry_run(settings)
         return
+    Asker(settings, settings.model, "none")  # a prompt that can't be filled is said before anything is begun
     out = Path(settings.output)
     with ExitStack() as stack:
         urls, key, model = settings.urls, "", settings.model

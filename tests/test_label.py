@@ -64,9 +64,7 @@ def test_every_record_is_labelled_once_in_order_and_make_data_reads_it(undisturb
     assert [str(row["id"]) for row in labelled] == [id_ for id_ in ids if id_ in {str(row["id"]) for row in labelled}]
     assert list(labelled[0])[:4] == ["id", "reason", "diseases", "feature_content"] and labelled[0]["reasoning_content"]
     made = [record for _, record in read_records(str(undisturbed / "labelled.jsonl"))]
-    assert {record.source for record in records} == {"diagnosis"} and all(
-        record.think and record.answer for record in records
-    )
+    assert all(record.source == "diagnosis" and record.think and record.answer for record in made)
     summary = json.loads((undisturbed / "summary.json").read_text(encoding="utf-8"))
     assert summary["records"] == len(ids) == summary["labelled"] + sum(summary["failed_records"].values())
     assert summary["left"] == 0 and summary["thought_from"] == {"reasoning_content": summary["answered"]}
@@ -75,7 +73,7 @@ def test_every_record_is_labelled_once_in_order_and_make_data_reads_it(undisturb
 def test_the_journal_proves_the_outputs(undisturbed: Path) -> None:
     outputs = [undisturbed / name for name in ("labelled.jsonl", "failed.jsonl")]
     _, findings = verify(undisturbed / "journal.jsonl", outputs, str(undisturbed / "summary.json"))
-    assert not any(findings.__dict__.values()), findings
+    assert not any(findings.values()), findings
 
 
 def test_a_disturbed_run_writes_the_same_bytes_and_asks_nothing_twice(undisturbed: Path, tmp_path: Path) -> None:
@@ -97,13 +95,7 @@ def test_killed_at_any_moment_it_goes_on_and_writes_the_same_bytes(
     rng = random.Random(kills)
     with teacher(latency=0.4, faults=0.2, retry_after=0.2, drip=0.5) as server:
         for _ in range(kills):
-            process = subprocess.Popen(
-                command(tmp_path, server),
-                cwd=ROOT,
-                env=environment,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-            )
+            process = start(tmp_path, server)
             time.sleep(rng.uniform(0.5, 2.5))
             process.send_signal(signal.SIGKILL)
             process.wait()
@@ -207,7 +199,7 @@ def test_cut_and_malformed_replies_never_become_records(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     rows, failed = lines(tmp_path / "labelled.jsonl"), lines(tmp_path / "failed.jsonl")
     assert len(rows) + len(failed) == 40 and {"truncated"} <= {row["reason"] for row in failed}
-    assert all(row["replies"] and row["replies"][0]["text"] for row in failed)
+    assert all(row["replies"] and row["replies"][0]["journal"] for row in failed)
     assert all(row["reason"] and row["diseases"] for row in rows)
 
 
@@ -224,8 +216,8 @@ def test_a_dry_run_sends_nothing_and_writes_nothing(tmp_path: Path) -> None:
     [
         (["kind=x"], "kind: unknown 'x'; expected one of diagnosis, cot"),
         (["gates=[x]"], "gates: unknown 'x'"),
-        (["base_url="], "base_url: name the teacher's address"),
-        (["model="], "model: name the teacher"),
+        (['base_url=""'], "base_url: name the teacher's address"),
+        (['model=""'], "model: name the teacher"),
         (["n=0"], "n: expected 1 to 64, got 0"),
         (["n=2", "temperature=0"], "n: several answers at temperature 0"),
         (["max_usd=5"], "max_usd: needs the prices"),
