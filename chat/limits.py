@@ -209,7 +209,7 @@ class Limiter:
     def _exceeds_chance(self, sent: float, refused: float) -> bool:
         """Whether so many refusals are more than the tolerated or the known share explains (three sigma, and one)."""
         expected = max(TOLERATED, 1.2 * self.noise) * sent
-        return refused > expected + 3 * math.sqrt(expected) + 1
+        return refused > expected + 3 * math.sqrt(expected) + 2
 
     def _cut(self, now: float, retry_after: float, rate: bool) -> None:
         self._evidence = (0.0, 1.0) if self._on_trial else (self._recent, self._recent_refused)
@@ -248,7 +248,7 @@ class Limiter:
             return
         self._sampled += TRIAL
         self._sampled_refused += self._trial_refused
-        self.noise = self._sampled_refused / self._sampled if self._sampled_refused > 1 else 0.0
+        self.noise = self._sampled_refused / self._sampled if self._sampled_refused >= 1 else 0.0
         if self._sampled >= 4 * TRIAL:
             self._sampled, self._sampled_refused = self._sampled / 2, self._sampled_refused / 2
         if self.noise and not self._exceeds_chance(*self._evidence):
