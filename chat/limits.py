@@ -22,9 +22,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-TRIAL = 12  # questions, after a cut
+TRIAL = 12, 36  # questions at least and at most, after a cut
 TRIAL_PACE = 0.6
-IN_A_ROW = 4  # refusals of questions sent one after the other; below that, and below TOLERATED, nothing is cut
+IN_A_ROW, IN_A_TRIAL = 4, 6  # refusals of questions sent one after the other
 TOLERATED = 0.02  # share of refusals
 BROKEN, UNREACHABLE = 1, 3  # weight of a failure; a server with DOWN in a row rests
 DOWN = 9
@@ -40,7 +40,7 @@ class Bucket:
     def __init__(self, per_minute: float) -> None:
         self.size = max(1.0, per_minute / 240)
         self.per_second = (per_minute - self.size + 1) / 60 if per_minute else 0.0
-        self.level, self.at = self.size, -math.inf
+        self.level, self.at = self.size, 0.0
 
     def wait(self, now: float) -> float:
         """Seconds until one may be taken."""
@@ -83,7 +83,9 @@ class Limiter:
         self._delay = 0.05  # seconds until a refusal comes, a running mean
         self._numbers = self._last_refused = self._row = self._cuts = 0
         self._fruitless = 0  # cuts since the last answer
-        self._trial_left = self._trial_refused = self._trial_sent_at = 0
+        self._trial = self._trial_left = self._trial_refused = self._trial_sent_at = 0
+        self._measured = 0.0
+        self._let_in = 0
         self._on_trial = self._by_rate = False
         self._sampled, self._sampled_refused = 0.0, 0.0  # in trials, the latest ones
         self._begin(0.0)
@@ -157,10 +159,12 @@ class Limiter:
             return
         self._sent_refused += 1
         self._recent_refused += 1
-        row = self._row >= max(IN_A_ROW, math.log(1e-4) / math.log(self.noise) if self.noise else 0)
         if permit.trial:
             self._trial_refused += 1
-        if row or (not permit.trial and self._exceeds_chance(self._recent, self._recent_refused)):
+        elif self.rate == math.inf and self.noise and self._recent > 32:
+            self.noise = max(self.noise, min(2 * self._measured, self._recent_refused / self._recent))
+        row = max(IN_A_TRIAL if permit.trial else IN_A_ROW, math.log(1e-4) / math.log(self.noise) if self.noise else 0)
+        if self._row >= row or (not permit.trial and self._exceeds_chance(self._recent, self._recent_refused)):
             self._cut(now, retry_after, rate)
 
     @property
@@ -184,7 +188,7 @@ class Limiter:
     def _begin(self, now: float) -> None:
         """Count anew, from a cut or from its end."""
         self._since = self._at = self._grows_from = now
-        self._level = self._allowed = 0.0  # questions: that may go out at once, that might have gone out
+        self._level, self._allowed = 1.0, 0.0  # questions: that may go out at once, that might have gone out
         self._sent = self._sent_refused = self._answered = 0
         self._recent = self._recent_refused = 0.0  # the last hundred or so
         self._estimated = False
@@ -213,43 +217,47 @@ class Limiter:
 
     def _cut(self, now: float, retry_after: float, rate: bool) -> None:
         self._evidence = (0.0, 1.0) if self._on_trial else (self._recent, self._recent_refused)
-        self._by_rate = rate
+        self._by_rate, self._half = rate, self.window / 2
         if rate:
             self._let_in = self._sent - self._sent_refused
             self._unit = max(1.0, retry_after)  # seconds that the server counts in, as far as one can tell
             span = max(now - self._since, self._unit)
-            grown = 0.9 * self._pace(now) / self._allowed if 5 < self._allowed < math.inf else 0.0
+            grown = math.sqrt(0.9 * self._pace(now) / self._allowed / span) if 5 < self._allowed < math.inf else 0.0
             first = self.rate == math.inf
             self._shares = (1 / self._unit, 0.0) if first else (max(1 / span, grown), self.rate / 2)
             if not first and (self._let_in <= 1 or span > 2 * self.latency > 0):
-                self.window = max(self.in_flight, self.window / 2, 1.0)
-            self._estimate()
+                self.window = max(self.in_flight, self._half, 1.0)
             self._horizon = min(20.0, max(2.0, self._let_in / 2)) * self._unit
-        else:
-            self.window = max(self.in_flight, self.window / 2, 1.0)
+        self._estimate()
         if rate or self._fruitless:
             self.not_before = now + max(retry_after, min(0.5 * 2**self._fruitless, LONGEST_REST))
         self._fruitless += 1
-        self._on_trial, self._trial_left, self._trial_refused = True, TRIAL, 0
+        sent, refused = self._evidence
+        self._trial = min(max(TRIAL[0], round(2.5 * sent / refused)), TRIAL[1])
+        self._on_trial, self._trial_left, self._trial_refused = True, self._trial, 0
         self._cuts += 1
+        self._row = 0
         self._begin(now)
-        self._estimated = rate
+        self._estimated = True
 
     def _estimate(self) -> None:
-        """The rate, from what was let in: by the time since the last cut (the first time: by the server's unit), by
-        the pace that it took at the end, and no less than half of before."""
-        share, least = self._shares
-        self.rate = max(max(self._let_in, 1) * share, least)
+        """The concurrency, from what is in flight; or the rate, from what was let in: by the time since the last cut
+        (the first time: by the server's unit), by the pace that it took at the end. No less than half of before."""
+        if self._by_rate:
+            share, least = self._shares
+            self.rate = max(max(self._let_in, 1) * share, least)
+        else:
+            self.window = max(self.in_flight, self._half, 1.0)
 
     def _end_trial(self, now: float) -> None:
         self._on_trial, self._grows_from = False, now
-        if self._trial_refused > 0.45 * TRIAL:
+        if self._trial_refused > 0.45 * self._trial:
             self._cut(now, 0.0, self._by_rate)
             return
-        self._sampled += TRIAL
+        self._sampled += self._trial
         self._sampled_refused += self._trial_refused
-        self.noise = self._sampled_refused / self._sampled if self._sampled_refused >= 1 else 0.0
-        if self._sampled >= 4 * TRIAL:
+        self.noise = self._measured = self._sampled_refused / self._sampled if self._sampled_refused >= 1 else 0.0
+        if self._sampled >= 48:
             self._sampled, self._sampled_refused = self._sampled / 2, self._sampled_refused / 2
         if self.noise and not self._exceeds_chance(*self._evidence):
             self.rate, self.window = math.inf, float(self.most)
