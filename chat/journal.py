@@ -51,6 +51,7 @@ HEAD = re.compile(KEYED + b"(true|false), ")
 SAMPLE = START + b"0" * 64 + b'", "ok": '
 RECENT = 4096  # keys in a dictionary, before they are merged into the arrays
 SHORTEST_SECRET = 8  # characters; what is shorter stands for "no key": EMPTY, ollama, none
+FIGURES = ("answered", "failed", "prompt_tokens", "completion_tokens")  # that every summary has
 LISTED = 20  # findings of a kind that are printed
 
 
@@ -524,7 +525,8 @@ class Figures:
     """What the lines of a journal add up to.
 
     `failed` has the keys that are not answered yet, by the kind of their last error. The tokens are those of every
-    reply that has a `usage`, of failed ones, too.
+    reply that has a `usage`, of failed ones, too. `thought_from` and `teachers` count answers: by where their thought
+    came from, and by the model's name and fingerprint.
     """
 
     lines: int = 0
@@ -532,6 +534,20 @@ class Figures:
     failed: Counter[str] = field(default_factory=Counter)
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    thought_from: Counter[str] = field(default_factory=Counter)
+    teachers: Counter[str] = field(default_factory=Counter)
+
+    def count(self, entry: dict[str, Any]) -> None:
+        """One more line, but for `failed`, which later lines decide."""
+        self.lines += 1
+        prompt, completion = tokens_of(entry)
+        self.prompt_tokens += prompt
+        self.completion_tokens += completion
+        if entry["ok"]:
+            reply = _dict(entry["reply"])
+            self.answered += 1
+            self.thought_from[str(reply.get("think_from") or "none")] += 1
+            self.teachers[f"{reply.get('model') or ''} {reply.get('fingerprint') or ''}".strip()] += 1
 
 
 # By kind: broken, wrong key, answered twice, surplus, wrong id, twice, missing, differs.
@@ -549,10 +565,9 @@ def verify(path: str, outputs: Sequence[str] = (), summary: str = "") -> tuple[F
     """
     findings: Findings = defaultdict(list)
     figures, answered = _prove_lines(path, findings)
-    if outputs:
-        _prove_rows(path, outputs, answered, findings)
+    rows = _prove_rows(path, outputs, answered, findings) if outputs else None
     if summary:
-        _prove_summary(summary, figures, findings)
+        _prove_summary(summary, figures, rows, findings)
     return figures, dict(findings)
 
 
@@ -560,20 +575,18 @@ def _prove_lines(path: str, findings: Findings) -> tuple[Figures, Answered]:
     figures, answered, failed = Figures(), Answered(), dict[str, str]()
     with _unchanging(path) as size:
         for number, offset, line in tqdm(_lines(path, size), unit=" lines", disable=None, leave=False):
-            figures.lines = number
             entry, kind, fault = _examine(line)
             if fault:
                 mended = "; the next run mends that" * (kind == "broken" and offset + len(line) == size)
                 findings[kind].append(f"{path}:{number}: {fault}{mended}")
+                figures.lines += 1
                 continue
             key = entry["key"]
             if not entry["ok"]:
                 failed[key] = str(_dict(entry["error"]).get("kind"))
             elif (first := answered.setdefault(key, (number, entry["id"]))[0]) != number:
                 findings["answered twice"].append(f"{path}:{number}: {key} has an answer in line {first} already")
-            usage = _usage(entry)
-            figures.prompt_tokens += usage.get("prompt_tokens", 0)
-            figures.completion_tokens += usage.get("completion_tokens", 0)
+            figures.count(entry)
     figures.answered = len(answered)
     figures.failed = Counter(kind for key, kind in failed.items() if key not in answered)
     return figures, answered
@@ -608,16 +621,22 @@ def _dict(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _usage(entry: dict[str, Any]) -> dict[str, int]:
-    """The tokens of a reply, which a failed outcome keeps beside its error or in it."""
+def tokens_of(entry: dict[str, Any]) -> tuple[int, int]:
+    """Tokens of the question and of the answer, by the server's `usage`, which a failed outcome keeps beside its error
+    or in it; 0 where the server told none."""
     error = _dict(entry.get("error"))
     usages = (_dict(_dict(part).get("usage")) for part in (entry.get("reply"), error.get("reply"), error))
-    return {name: count for name, count in next(filter(None, usages), {}).items() if isinstance(count, int)}
+    usage = next(filter(None, usages), {})
+    prompt, completion = (usage.get(name) for name in ("prompt_tokens", "completion_tokens"))
+    return prompt if isinstance(prompt, int) else 0, completion if isinstance(completion, int) else 0
 
 
-def _prove_rows(path: str, outputs: Sequence[str], answered: Answered, findings: Findings) -> None:
+def _prove_rows(path: str, outputs: Sequence[str], answered: Answered, findings: Findings) -> Counter[str]:
+    """The rows, counted by what they say under `failed`, "" for those that don't."""
+    rows: Counter[str] = Counter()
     places: dict[str, str] = {}  # of the row, by the record's id
     for place, row in chain.from_iterable(map(_rows, outputs)):
+        rows[str(row.get("failed", ""))] += 1
         for key in _keys(row):
             _, id_ = answered.get(key, (0, ""))
             if key not in answered:
@@ -630,6 +649,7 @@ def _prove_rows(path: str, outputs: Sequence[str], answered: Answered, findings:
         if id_ not in places:
             places[id_] = ""
             findings["missing"].append(f"{path}:{line}: id {id_} has no row in {', '.join(outputs)}")
+    return rows
 
 
 def _rows(output: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -643,17 +663,24 @@ def _keys(row: dict[str, Any]) -> list[str]:
     return [] if keys is None else [str(key) for key in keys] if isinstance(keys, list) else [str(keys)]
 
 
-def _prove_summary(summary: str, figures: Figures, findings: Findings) -> None:
+def _prove_summary(summary: str, figures: Figures, rows: Counter[str] | None, findings: Findings) -> None:
     try:
-        told = json.loads(read_text(summary))
+        told = _dict(json.loads(read_text(summary)))
     except ValueError as error:
         raise UserError(f"{summary}: not valid JSON ({error})") from None
-    for name in ("answered", "failed", "prompt_tokens", "completion_tokens"):
-        value, found = _dict(told).get(name), getattr(figures, name)
-        if isinstance(found, Counter) and not isinstance(value, dict):
-            found = found.total()
-        if value != found:
-            findings["differs"].append(f"{summary}: {name} is {value}, by the journal {found}")
+    found = {name: getattr(figures, name) for name in FIGURES}
+    found |= {name: getattr(figures, name) for name in ("thought_from", "teachers") if name in told}
+    if "usd" in told:
+        settings = _dict(told.get("settings"))
+        prices = (settings.get("usd_in") or 0.0, settings.get("usd_out") or 0.0)
+        found["usd"] = round((figures.prompt_tokens * prices[0] + figures.completion_tokens * prices[1]) / 1e6, 4)
+    if rows is not None and "records" in told:
+        reasons = {name: number for name, number in rows.items() if name not in ("", "not_asked")}
+        found |= {"records": rows.total(), "labelled": rows[""], "left": rows["not_asked"], "failed_records": reasons}
+    for name, value in found.items():
+        if told.get(name) != value:
+            shown = dict(value) if isinstance(value, dict) else value
+            findings["differs"].append(f"{summary}: {name} is {told.get(name)}, counted again {shown}")
 
 
 @contextmanager

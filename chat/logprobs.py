@@ -224,14 +224,10 @@ class Writer:
     def append(self, key: str, content: list[dict[str, Any]] | None) -> None:
         """Keep one answer's `logprobs.content` under the journal's key, 64 hex digits; it is on the disk on return.
 
-        Raises UserError where it can't be packed, or can't be written; the file is then as it was.
+        Raises ValueError where it can't be packed, UserError where it can't be written; the file is then as it was.
         """
-        try:
-            positions = pack([] if content is None else content, self.k, self.vocabulary.ids)
-            data = _answer(key, positions, _columns(self.k))
-        except ValueError as error:
-            raise UserError(f"{self.path}: answer {key}: {error}; its log-probabilities are not kept") from None
-        self._write(data)
+        positions = pack([] if content is None else content, self.k, self.vocabulary.ids)
+        self._write(_answer(key, positions, _columns(self.k)))
 
     def _write(self, data: bytes) -> None:
         left = memoryview(data)

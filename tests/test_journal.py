@@ -676,9 +676,11 @@ def planted(folder: Path) -> tuple[Path, Path, Path, Path]:
     keys = [outcome(*one)["key"] for one in ((1,), (2,), (3,), (5, 0), (5, 1))]
     rows = [{"id": 1, "journal": keys[0]}, {"id": "3", "journal": keys[2]}, {"id": "5", "journal": keys[3:]}]
     labelled.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    rows = [{"id": "2", "journal": keys[1], "reason": "gate"}, {"id": "4", "journal": None, "reason": "truncated"}]
+    rows = [{"id": "2", "journal": keys[1], "failed": "evidence"}, {"id": "4", "journal": None, "failed": "timeout"}]
     failed.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    summary.write_text(json.dumps({"answered": 5, "failed": 1, "prompt_tokens": 50, "completion_tokens": 125}))
+    told = {"answered": 5, "failed": {"truncated": 1}, "prompt_tokens": 50, "completion_tokens": 125, "usd": 0.0003}
+    told |= {"records": 5, "labelled": 3, "left": 0, "failed_records": {"evidence": 1, "timeout": 1}}
+    summary.write_text(json.dumps(told | {"thought_from": {"none": 5}, "settings": {"usd_in": 1, "usd_out": 2}}))
     return path, labelled, failed, summary
 
 
@@ -729,6 +731,15 @@ DISCREPANCIES: dict[str, tuple[str, Callable[[list[str]], None], list[str]]] = {
         ["wrong id", "missing"],
     ),
     "figures": ("summary.json", lambda rows: rows.__setitem__(0, rows[0].replace("125", "35")), ["differs"]),
+    "a kind": ("summary.json", lambda rows: rows.__setitem__(0, rows[0].replace("truncated", "fatal")), ["differs"]),
+    "a gate": ("summary.json", lambda rows: rows.__setitem__(0, rows[0].replace("evidence", "length")), ["differs"]),
+    "rows": (
+        "summary.json",
+        lambda rows: rows.__setitem__(0, rows[0].replace('"labelled": 3', '"labelled": 4')),
+        ["differs"],
+    ),
+    "a price": ("summary.json", lambda rows: rows.__setitem__(0, rows[0].replace("0.0003", "0.0002")), ["differs"]),
+    "thoughts": ("summary.json", lambda rows: rows.__setitem__(0, rows[0].replace("none", "inline")), ["differs"]),
     "a figure gone": ("summary.json", lambda rows: rows.__setitem__(0, '{"answered": 5}'), ["differs"]),
 }
 
@@ -750,9 +761,9 @@ def test_findings_name_their_place_and_the_exit_code_is_1(tmp_path: Path) -> Non
     edit(failed, lambda rows: rows.pop(0) and None)
     edit(summary, lambda rows: rows.__setitem__(0, rows[0].replace("50", "51")))
     code, said = proof(path, labelled, failed, "--summary", summary)
-    assert code == 1 and said.endswith(f"{path}: 2 wrong\n")
+    assert code == 1 and said.endswith(f"{path}: 4 wrong\n")
     assert f"missing        {path}:2: id 2 has no row in {labelled}, {failed}\n" in said
-    assert f"differs        {summary}: prompt_tokens is 51, by the journal 50\n" in said
+    assert f"differs        {summary}: prompt_tokens is 51, counted again 50\n" in said
 
 
 def test_what_verify_can_not_read_is_one_line(tmp_path: Path) -> None:
