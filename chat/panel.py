@@ -19,18 +19,20 @@ EVERY = 10.0  # seconds between plain lines
 
 
 class Panel(AbstractContextManager["Panel"]):
-    """Counts of a run; `total` questions are to be asked, those answered before not among them."""
+    """Counts of a run; of `total` questions, None until they are counted, `known` were answered before. A reply may
+    raise one more: its repair."""
 
-    def __init__(self, title: str, total: int, budget: Budget) -> None:
-        self.title, self.total, self.budget = title, total, budget
-        self.answered = self.failed = self.asked = self.flying = 0
+    def __init__(self, title: str, budget: Budget) -> None:
+        self.title, self.budget = title, budget
+        self.total: int | None = None
+        self.known = self.raised = self.answered = self.failed = self.asked = self.flying = 0
         self.errors: Counter[str] = Counter()
         self.begun = self.said = time.monotonic()
         self.console = Console(file=sys.stderr)
         self.bar = Progress(
             TextColumn("{task.description}"), BarColumn(bar_width=None), TextColumn("{task.percentage:.0f} %")
         )
-        self.task = self.bar.add_task(title, total=max(total, 1))
+        self.task = self.bar.add_task(title, total=None)
         self.live = Live(get_renderable=self._shown, console=self.console, refresh_per_second=4, transient=True)
 
     def __enter__(self) -> Panel:
@@ -48,10 +50,16 @@ class Panel(AbstractContextManager["Panel"]):
         """One outcome; `error` is the kind of a failure."""
         self.answered += not error
         self.failed += bool(error)
-        self.errors[error] += bool(error)
-        self.bar.update(self.task, completed=self.answered + self.failed)
+        if error:
+            self.errors[error] += 1
+        self.bar.update(self.task, completed=self.known + self.answered + self.failed, total=self.questions or None)
         if not self.console.is_terminal and time.monotonic() - self.said > EVERY:
             self.say()
+
+    @property
+    def questions(self) -> int:
+        """All of them, those of replies included; 0 until they are counted."""
+        return self.total + self.raised if self.total else 0
 
     def say(self) -> None:
         self.said = time.monotonic()
@@ -64,17 +72,18 @@ class Panel(AbstractContextManager["Panel"]):
         speed = done / seconds if seconds > 0 else 0.0
         prompt, completion = self.budget.spent
         figures = {
-            "answered": f"{self.answered:,} of {self.total:,}",
+            "answered": f"{self.answered:,}" + (f", {self.known:,} before" if self.known else ""),
+            "of": f"{self.questions:,}" if self.total else "…",
             "failed": f"{self.failed:,}",
             "in flight": f"{self.flying:,}",
             "per second": f"{speed:.1f}",
             "tokens": f"{prompt:,} in, {completion:,} out",
-            "left": _clock((self.total - done) / speed) if speed else "…",
+            "left": _clock((self.questions - self.known - done) / speed) if speed and self.total else "…",
         }
         if self.budget.usd_in or self.budget.usd_out:
             figures["cost"] = f"${self.budget.usd(prompt, completion):,.2f}"
         if self.errors:
-            figures["errors"] = ", ".join(f"{kind} {number}" for kind, number in self.errors.most_common() if number)
+            figures["errors"] = ", ".join(f"{kind} {number}" for kind, number in self.errors.most_common())
         return figures
 
     def _shown(self) -> Group:

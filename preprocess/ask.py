@@ -35,6 +35,7 @@ FAULTS = {
     "wrong_type": "键的值不是文本",
 }
 FORMATS = ("none", "json_object", "json_schema", "auto")
+VERIFIED = -1  # instead of a sample's number, in the verifier's questions
 LOCAL = ("127.0.0.1", "localhost", "::1")
 SCHEMA: dict[str, Any] = {
     "type": "json_schema",
@@ -61,7 +62,8 @@ class Label:
     Money is counted at `usd_in` and `usd_out` a million tokens; a run stops before it passes `max_usd`,
     `max_total_tokens` or `max_hours`, 0 being no cap, and says what is left. `api_key_env` names the variable that
     holds the key, `api_key_file` a file outside the repository. `dry_run` shows three filled prompts and the price.
-    `gates` are those of `preprocess.gates`, with their bounds.
+    `top_logprobs` of each token are kept in answers.logprobs, by the ids that the server tells (`token_ids`: vLLM does)
+    or that `tokenizer`, the teacher's folder, has for them. `gates` are those of `preprocess.gates`, with their bounds.
     """
 
     input: str | list[str]
@@ -81,6 +83,7 @@ class Label:
     max_tokens: int = 4096
     seed: int = -1
     top_logprobs: int = 0
+    token_ids: bool = False
     response_format: str = "none"
     repair: bool = True
     gates: list[str] = field(default_factory=lambda: [*GATES, "agreement"])
@@ -177,13 +180,18 @@ def is_local(settings: Label) -> bool:
 
 def records(settings: Label) -> Iterator[tuple[str, Record, Record]]:
     """Yield (place, record, what may be shown of it) for each record, its own diagnosis cut and identifiers masked."""
+    for place, record in inputs(settings):
+        shown = record
+        if "feature_content" in READERS[record.source].shapes[0] or record.source in ("healthai", "diagnosis"):
+            shown = replace(record, question=cut_diagnosis(record.question)[0].strip())
+        yield place, record, shown if is_local(settings) else mask_record(shown)[0]
+
+
+def inputs(settings: Label) -> Iterator[tuple[str, Record]]:
+    """The records as they stand in the files, with their places; `limit` of them, if that is set."""
     kind = "" if settings.source == "auto" else settings.source
-    for path in settings.inputs:
-        for place, record in islice(read_records(path, kind), settings.limit or None):
-            shown = record
-            if "feature_content" in READERS[record.source].shapes[0] or record.source in ("healthai", "diagnosis"):
-                shown = replace(record, question=cut_diagnosis(record.question)[0].strip())
-            yield place, record, shown if is_local(settings) else mask_record(shown)[0]
+    read = (found for path in settings.inputs for found in read_records(path, kind))
+    return islice(read, settings.limit or None)
 
 
 def read(reply: dict[str, Any], kind: str) -> Reading:
@@ -245,7 +253,7 @@ class Asker:
     def repair_of(self, question: Question, reply: dict[str, Any]) -> Question | None:
         """The repair of a whole reply that holds no object, where it was asked for; a repair has none itself."""
         plain = bool(self.settings.system) + len(self.examples) + 1
-        if not self.settings.repair or len(question.asked["messages"]) > plain:
+        if not self.settings.repair or question.sample == VERIFIED or len(question.asked["messages"]) > plain:
             return None
         fault = read(reply, self.settings.kind).fault
         return self.repair(question, reply["text"], FAULTS[fault]) if fault in FAULTS else None
@@ -259,7 +267,7 @@ class Asker:
             "messages": [{"role": "user", "content": content}],
             "temperature": 0.0,
         }
-        return Question(record.id, 0, asked | {"max_tokens": self.settings.max_tokens})
+        return Question(record.id, VERIFIED, asked | {"max_tokens": self.settings.max_tokens})
 
     def _question(self, id_: str, sample: int, messages: list[dict[str, str]]) -> Question:
         one = self.settings
@@ -269,6 +277,7 @@ class Asker:
             asked["seed"] = one.seed + sample
         if one.top_logprobs:
             asked |= {"logprobs": True, "top_logprobs": one.top_logprobs}
+            asked |= {"return_tokens_as_token_ids": True} if one.token_ids else {}
         if self.response_format == "json_schema":
             asked["response_format"] = SCHEMA
         elif self.response_format == "json_object":

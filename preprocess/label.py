@@ -22,11 +22,12 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import sys
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +35,12 @@ from tqdm import tqdm
 
 from chat.budget import Budget, Cost, estimate
 from chat.client import Client, Failure, Question, Reply, Settings, read_key
-from chat.journal import Journal, key_of
+from chat.journal import Figures, Journal, key_of, tokens_of
+from chat.logprobs import Writer
 from chat.panel import Panel
 from chat.reading import read_object
 from chat.server import serve
-from preprocess.ask import Asker, Label, check, is_local, records, text_of
+from preprocess.ask import Asker, Label, check, inputs, is_local, records, text_of
 from preprocess.choose import Choice, Outcome, choose
 from preprocess.gates import EXPLAINED
 from preprocess.lengths import Lengths
@@ -67,6 +69,9 @@ def label(settings: Label) -> None:
         key = key or read_key(at)
         journal = stack.enter_context(Journal(out / "journal.jsonl", secrets=[key]))
         run = Run(settings, journal, model)
+        if settings.top_logprobs:
+            where = (out / "answers.logprobs", settings.tokenizer, model, settings.top_logprobs)
+            run.logprobs = stack.enter_context(Writer(*where))
         error = asyncio.run(run.ask(at, key))
         summary = write(run, out)
     report(settings, summary)
@@ -86,7 +91,14 @@ class Run:
         caps = (settings.max_total_tokens, settings.max_usd, settings.max_hours)
         self.budget = Budget(*caps, settings.usd_in, settings.usd_out)
         self.lengths = Lengths(settings.tokenizer, 0)
-        self.asker = Asker(settings, model, "none")
+        self.response_format = settings.response_format
+        kept = Path(settings.output) / "response_format"
+        if settings.response_format == "auto" and kept.exists():
+            self.response_format = read_text(kept).strip()
+        self.asker = Asker(settings, model, self.response_format)
+        self.failures: dict[str, dict[str, Any]] = {}  # by key, the last one; read when nothing is asked any more
+        self.logprobs: Writer | None = None
+        self.writing = ThreadPoolExecutor(1)  # a Writer is for one thread
         self.stopped = ""
         self.again: deque[Question] = deque()  # questions that a reply has raised
         self.out: dict[str, Cost] = {}  # by key, what is reserved for a question on its way
@@ -94,21 +106,25 @@ class Run:
 
     async def ask(self, at: Settings, key: str) -> UserError | None:
         """Ask all that is missing; the error that ended it early, if one did."""
-        loop = asyncio.get_running_loop()
+        loop, error = asyncio.get_running_loop(), None
         try:
             self._count_spent()
             async with Client(at, key) as client:
                 loop.add_signal_handler(signal.SIGINT, self._interrupt, client)
-                self.asker = Asker(self.settings, self.model, await self._response_format(client))
-                await self._ask_all(client, "label", self.questions)
+                await self._choose_format(client)
+                with Panel("label", self.budget) as panel:
+                    counting = asyncio.create_task(self._count(panel))
+                    await self._ask_all(client, panel, self.questions())
+                    counting.cancel()
                 if self.settings.verifier and not self.stopped:
-                    await self._ask_all(client, "verify", self.verifications)
-        except UserError as error:
+                    with Panel("verify", self.budget) as panel:
+                        await self._ask_all(client, panel, self.verifications())
+        except* UserError as group:
             self.stopped = self.stopped or "an error"
-            return error
+            error = next(_leaves(group))
         finally:
             loop.remove_signal_handler(signal.SIGINT)
-        return None
+        return error
 
     def _interrupt(self, client: Client) -> None:
         self.stopped = "interrupted"
@@ -116,19 +132,17 @@ class Run:
 
     def _count_spent(self) -> None:
         """What earlier runs have used counts against the caps."""
-        for entry in self.journal:
-            self.budget.settle(Cost(0, 0), _usage(entry.get("reply") or entry["error"]) or Cost(0, 0))
+        if self.budget.max_tokens or self.budget.max_usd:
+            for entry in self.journal:
+                self.budget.settle(Cost(0, 0), Cost(*tokens_of(entry)))
 
-    async def _response_format(self, client: Client) -> str:
+    async def _choose_format(self, client: Client) -> None:
         """What `auto` stands for: asked of the server once, and kept, so that the questions stay the same."""
-        if self.settings.response_format != "auto":
-            return self.settings.response_format
-        kept = Path(self.settings.output) / "response_format"
-        if not kept.exists():
-            found = "json_schema" if await client.supports_schema(self.model) else "none"
-            with atomic(kept) as file:
-                file.write(found + "\n")
-        return read_text(kept).strip()
+        if self.response_format == "auto":
+            self.response_format = "json_schema" if await client.supports_schema(self.model) else "none"
+            with atomic(Path(self.settings.output) / "response_format") as file:
+                file.write(self.response_format + "\n")
+            self.asker = Asker(self.settings, self.model, self.response_format)
 
     def questions(self) -> Iterator[Question]:
         """Every question of every record, in order."""
@@ -142,24 +156,21 @@ class Run:
             if choice.row:
                 yield self.asker.verify(shown, choice.answer)
 
-    async def _ask_all(self, client: Client, title: str, questions: Callable[[], Iterator[Question]]) -> None:
+    async def _ask_all(self, client: Client, panel: Panel, rest: Iterator[Question]) -> None:
         """In rounds: one ends when a cap would be passed, and what its replies did not use is for the next."""
-        missing = sum(key(one) not in self.journal for one in questions())
-        rest = questions()
-        with Panel(title, missing, self.budget) as panel:
-            asked = -1
-            while not self.stopped and asked != panel.asked:
-                asked = panel.asked
+        asked = -1
+        while not self.stopped and asked != panel.asked:
+            asked = panel.asked
+            async with asyncio.TaskGroup() as keeping:  # what comes while the disk is busy is written together
                 async for question, outcome in client.ask_all(self._affordable(rest, panel)):
-                    await self._keep(question, outcome)
-                    panel.count(outcome.kind if isinstance(outcome, Failure) else "")
+                    keeping.create_task(self._keep(question, outcome, panel))
                     panel.flying = client.in_flight
         if self.held and not self.stopped:
             self.stopped = self.budget.exceeded_by(self._cost(self.held))
 
     def _affordable(self, rest: Iterator[Question], panel: Panel) -> Iterator[Question]:
         """What is not answered yet and what the replies raise, up to the first question that could pass a cap."""
-        while question := self._next(rest):
+        while question := self._next(rest, panel):
             cost = self._cost(question)
             if self.budget.exceeded_by(cost):
                 self.held = question
@@ -169,32 +180,55 @@ class Run:
             panel.asked += 1
             yield question
 
-    def _next(self, rest: Iterator[Question]) -> Question | None:
+    async def _count(self, panel: Panel) -> None:
+        """The number of questions, beside the first answers: large inputs take a while to read."""
+        panel.total = await asyncio.to_thread(count_records, self.settings) * self.settings.n
+
+    def _next(self, rest: Iterator[Question], panel: Panel) -> Question | None:
         while question := self.held or (self.again.popleft() if self.again else next(rest, None)):
             self.held = None
             if key(question) not in self.journal:
                 return question
-            self._follow(question, self.journal.get(key(question))["reply"])
+            panel.known += 1
+            self._follow(question, self.journal.get(key(question))["reply"], panel)
         return None
 
     def _cost(self, question: Question) -> Cost:
         return Cost(self._tokens(text_of(question)), question.asked["max_tokens"])
 
-    async def _keep(self, question: Question, outcome: Reply | Failure) -> None:
+    async def _keep(self, question: Question, outcome: Reply | Failure, panel: Panel) -> None:
         """An outcome, into the journal before anything else is done with it."""
         entry = {"key": key(question), "ok": isinstance(outcome, Reply), "id": question.id, "sample": question.sample}
-        values = asdict(outcome)
+        values = vars(outcome).copy()
+        if isinstance(outcome, Reply):
+            values["logprobs"] = await self._keep_logprobs(entry["key"], outcome.logprobs)
+            if outcome.raw == outcome.text:
+                del values["raw"]
         await self.journal.add(entry | {"asked": question.asked, ("reply" if entry["ok"] else "error"): values})
         text = f"{values.get('think', '')}{values.get('text', '')}"
         reserved = self.out.pop(entry["key"])
-        used = _usage(values) or (Cost(reserved.prompt, self._tokens(text)) if entry["ok"] else Cost(0, 0))
+        told = Cost(*tokens_of({"reply": values}))
+        used = told if any(told) or not entry["ok"] else Cost(reserved.prompt, self._tokens(text))
         self.budget.settle(reserved, used)
+        panel.count(outcome.kind if isinstance(outcome, Failure) else "")
         if entry["ok"]:
-            self._follow(question, values)
+            self._follow(question, values, panel)
 
-    def _follow(self, question: Question, reply: dict[str, Any]) -> None:
+    async def _keep_logprobs(self, key: str, content: list[dict[str, Any]] | None) -> int:
+        """Packed into a file of their own, before the journal's line; the number of positions kept."""
+        if not (self.logprobs and content):
+            return 0
+        try:
+            await asyncio.get_running_loop().run_in_executor(self.writing, self.logprobs.append, key, content)
+        except ValueError as error:
+            print(f"{self.logprobs.path}: answer {key}: {error}; its log-probabilities are not kept", file=sys.stderr)
+            return 0
+        return len(content)
+
+    def _follow(self, question: Question, reply: dict[str, Any], panel: Panel) -> None:
         """The repair of a whole reply that can't be read; of a repair there is none."""
         if repair := self.asker.repair_of(question, reply):
+            panel.raised += 1
             self.again.append(repair)
 
     def _tokens(self, text: str) -> int:
@@ -214,19 +248,28 @@ class Run:
             return Outcome(key(repair), self.journal.get(key(repair))["reply"])
         return Outcome(key(question), reply)
 
-    @cached_property
-    def failures(self) -> dict[str, dict[str, Any]]:
-        """The last failure of each question; asked for when nothing is asked any more."""
-        return {entry["key"]: entry["error"] for entry in self.journal if not entry["ok"]}
+    def read_journal(self) -> Figures:
+        """What its lines add up to, all runs together."""
+        figures = Figures()
+        for entry in self.journal:
+            figures.count(entry)
+            if not entry["ok"]:
+                self.failures[entry["key"]] = entry["error"]
+        figures.failed.update(e["kind"] for key, e in self.failures.items() if key not in self.journal)
+        return figures
+
+
+def _leaves(group: BaseExceptionGroup) -> Iterator[UserError]:
+    for one in group.exceptions:
+        yield from _leaves(one) if isinstance(one, BaseExceptionGroup) else (one,)
 
 
 def key(question: Question) -> str:
     return key_of(question.asked, question.id, question.sample)
 
 
-def _usage(values: dict[str, Any]) -> Cost | None:
-    usage = values.get("usage") or {}
-    return Cost(usage.get("prompt_tokens") or 0, usage.get("completion_tokens") or 0) if usage else None
+def count_records(settings: Label) -> int:
+    return sum(1 for _ in inputs(settings))
 
 
 def verified(run: Run, record: Record, shown: Record, choice: Choice) -> Choice:
@@ -243,7 +286,7 @@ def verified(run: Run, record: Record, shown: Record, choice: Choice) -> Choice:
 
 def write(run: Run, out: Path) -> dict[str, Any]:
     """labelled.jsonl, failed.jsonl and summary.json, all or none, from the journal alone."""
-    reasons: Counter[str] = Counter()
+    figures, reasons = run.read_journal(), Counter[str]()
     with staged([out / name for name in ("labelled.jsonl", "failed.jsonl", "summary.json")]) as files:
         count = 0
         for place, record, shown in tqdm(records(run.settings), desc="writing", unit=" records", disable=None):
@@ -255,44 +298,34 @@ def write(run: Run, out: Path) -> dict[str, Any]:
             else:
                 reasons[choice.reason] += 1
                 files[1].write(to_json(_failed(place, record, choice, outcomes)) + "\n")
-        summary = summarise(run, count, reasons)
+        summary = summarise(run, figures, count, reasons)
         files[2].write(to_json(summary, indent=1) + "\n")
     return summary
 
 
 def _failed(place: str, record: Record, choice: Choice, outcomes: list[Outcome]) -> dict[str, Any]:
-    replies = [{"journal": one.key, "text": one.reply["raw"]} for one in outcomes if one.reply]
-    what = choice.message or EXPLAINED.get(choice.reason, "")
-    return {"place": place, "id": record.id, "reason": choice.reason, "what": what, "replies": replies}
+    replied = [one for one in outcomes if one.reply]
+    row = {"place": place, "id": record.meta.get("id", record.id), "failed": choice.reason}
+    row["what"] = choice.message or EXPLAINED.get(choice.reason, "")
+    row["replies"] = [one.reply.get("raw", one.reply["text"]) for one in replied if one.reply]
+    return row | {"journal": [one.key for one in replied] or None}
 
 
-def summarise(run: Run, count: int, reasons: Counter[str]) -> dict[str, Any]:
+def summarise(run: Run, figures: Figures, count: int, reasons: Counter[str]) -> dict[str, Any]:
     """Records are labelled, failed for a reason, or left; the rest is of the journal, all runs together."""
-    answered, kinds, methods, models = Counter[str](), Counter[str](), Counter[str](), Counter[str]()
-    for entry in run.journal:
-        if entry["ok"]:
-            reply = entry["reply"]
-            answered["answered"] += 1
-            methods[reply["think_from"] or "none"] += 1
-            models[f"{reply['model']} {reply['fingerprint'] or ''}".strip()] += 1
-        else:
-            answered["failed"] += 1
-            kinds[entry["error"]["kind"]] += 1
-        used = _usage(entry.get("reply") or entry["error"]) or Cost(0, 0)
-        answered["prompt_tokens"] += used.prompt
-        answered["completion_tokens"] += used.completion
     left = reasons.pop("not_asked", 0)
-    cost = run.budget.usd(answered["prompt_tokens"], answered["completion_tokens"])
     return {
         "records": count,
         "labelled": count - left - sum(reasons.values()),
         "failed_records": dict(sorted(reasons.items())),
         "left": left,
-        **{name: answered[name] for name in ("answered", "failed", "prompt_tokens", "completion_tokens")},
-        "failures": dict(sorted(kinds.items())),
-        "thought_from": dict(sorted(methods.items())),
-        "teachers": dict(sorted(models.items())),
-        "usd": round(cost, 4),
+        "answered": figures.answered,
+        "failed": dict(sorted(figures.failed.items())),
+        "prompt_tokens": figures.prompt_tokens,
+        "completion_tokens": figures.completion_tokens,
+        "thought_from": dict(sorted(figures.thought_from.items())),
+        "teachers": dict(sorted(figures.teachers.items())),
+        "usd": round(run.budget.usd(figures.prompt_tokens, figures.completion_tokens), 4),
         "prompts": run.asker.prompts,
         "inputs": [{"file": Path(path).name, "sha256": sha256_file(path)} for path in run.settings.inputs],
         "settings": {name: value for name, value in asdict(run.settings).items() if name not in PLACES},
@@ -307,11 +340,8 @@ def report(settings: Label, summary: dict[str, Any]) -> None:
     print(f"  labelled {summary['labelled']:>7,}  thoughts: {_listed(summary['thought_from'])}")
     print(f"  failed   {sum(summary['failed_records'].values()):>7,}  {failed}")
     print(f"  left     {summary['left']:>7,}")
-    print(
-        f"  asked    {summary['answered'] + summary['failed']:>7,}  {tokens}"
-        + (f", ${summary['usd']:,.2f}" * bool(summary["usd"]))
-    )
-    print(f"  -> {settings.output}/labelled.jsonl")
+    print(f"  answered {summary['answered']:>7,}  {tokens}" + (f", ${summary['usd']:,.2f}" * bool(summary["usd"])))
+    print(f"  -> {settings.output}: labelled.jsonl, failed.jsonl, summary.json, journal.jsonl")
     if settings.report_to == "wandb":
         import wandb
 

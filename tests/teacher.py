@@ -155,6 +155,8 @@ def compose(prompt: str, options: Options, dice: random.Random) -> tuple[str, st
         thought += f"再看“{dice.choice(clauses)}”，要和{dice.choice(list(SIGNS.values()))}鉴别。"
     if options.style == "echo":
         return thought, prompt
+    if '"supported"' in prompt:  # a verifier
+        return thought, json.dumps({"supported": "是" if dice.random() < 0.7 else "否"}, ensure_ascii=False)
     if options.style == "cot":
         return thought, f"“{clauses[0]}”提示{names[0]}，建议到门诊进一步检查。"
     reason = "；".join(f"{i}. {clause}，支持{names[0]}" for i, clause in enumerate(clauses[:3], 1))

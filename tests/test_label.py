@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from chat.journal import verify
+from chat.logprobs import Reader
 from preprocess.ask import Asker, Label, records
 from preprocess.records import read_rows
 from preprocess.sources import read_records
@@ -70,10 +73,14 @@ def test_every_record_is_labelled_once_in_order_and_make_data_reads_it(undisturb
     assert summary["left"] == 0 and summary["thought_from"] == {"reasoning_content": summary["answered"]}
 
 
-def test_the_journal_proves_the_outputs(undisturbed: Path) -> None:
-    outputs = [undisturbed / name for name in ("labelled.jsonl", "failed.jsonl")]
-    _, findings = verify(undisturbed / "journal.jsonl", outputs, str(undisturbed / "summary.json"))
+def prove(folder: Path) -> None:
+    outputs = [str(folder / name) for name in ("labelled.jsonl", "failed.jsonl")]
+    _, findings = verify(str(folder / "journal.jsonl"), outputs, str(folder / "summary.json"))
     assert not any(findings.values()), findings
+
+
+def test_the_journal_proves_outputs_and_summary(undisturbed: Path) -> None:
+    prove(undisturbed)
 
 
 def test_a_disturbed_run_writes_the_same_bytes_and_asks_nothing_twice(undisturbed: Path, tmp_path: Path) -> None:
@@ -102,6 +109,7 @@ def test_killed_at_any_moment_it_goes_on_and_writes_the_same_bytes(
         done = run(tmp_path, server)
         answered = server.stats()["by_request"]
     assert done.returncode == 0, done.stderr
+    prove(tmp_path)
     for name in ("labelled.jsonl", "failed.jsonl"):
         assert (tmp_path / name).read_bytes() == (undisturbed / name).read_bytes()
     assert sum(answered.values()) - len(answered) <= 8 * (kills + 1)
@@ -189,7 +197,7 @@ def test_of_several_samples_the_majority_is_taken_or_none(tmp_path: Path) -> Non
     assert done.returncode == 0, done.stderr
     rows, failed = lines(tmp_path / "labelled.jsonl"), lines(tmp_path / "failed.jsonl")
     assert len(rows) + len(failed) == 12 and all(row["agreement"] >= 0.6 for row in rows)
-    assert {row["reason"] for row in failed} <= {"agreement", "evidence", "language", "length"}
+    assert {row["failed"] for row in failed} <= {"agreement", "evidence", "language", "length"}
     assert len(lines(tmp_path / "journal.jsonl")) == 36
 
 
@@ -198,9 +206,10 @@ def test_cut_and_malformed_replies_never_become_records(tmp_path: Path) -> None:
         done = run(tmp_path, server, "limit=40")
     assert done.returncode == 0, done.stderr
     rows, failed = lines(tmp_path / "labelled.jsonl"), lines(tmp_path / "failed.jsonl")
-    assert len(rows) + len(failed) == 40 and {"truncated"} <= {row["reason"] for row in failed}
-    assert all(row["replies"] and row["replies"][0]["journal"] for row in failed)
+    assert len(rows) + len(failed) == 40 and {"truncated"} <= {row["failed"] for row in failed}
+    assert all(row["replies"] and row["journal"] for row in failed)
     assert all(row["reason"] and row["diseases"] for row in rows)
+    prove(tmp_path)
 
 
 def test_a_dry_run_sends_nothing_and_writes_nothing(tmp_path: Path) -> None:
@@ -228,3 +237,68 @@ def test_settings_are_checked(tmp_path: Path, overrides: list[str], message: str
     done = run(tmp_path / "out", None, "base_url=http://127.0.0.1:9/v1", *overrides)
     assert done.returncode == 1 and message in done.stderr and done.stderr.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_top_logprobs_are_kept_packed_by_the_journals_key(tmp_path: Path) -> None:
+    with teacher(token_ids="asked") as server:
+        overrides = ("limit=3", "top_logprobs=5", "token_ids=true")
+        assert run(tmp_path, server, *overrides).returncode == 0
+        kept = (tmp_path / "answers.logprobs").read_bytes()
+        assert run(tmp_path, server, *overrides).returncode == 0 and server.stats()["requests"] == 3
+    reader, entries = Reader(tmp_path / "answers.logprobs"), lines(tmp_path / "journal.jsonl")
+    assert (tmp_path / "answers.logprobs").read_bytes() == kept and set(reader) == {one["key"] for one in entries}
+    for entry in entries:
+        assert reader[entry["key"]].ids.shape == (entry["reply"]["logprobs"], 5) and not reader[entry["key"]].escaped
+    assert Reader(tmp_path / "answers.logprobs").header["model"] == "teacher"
+
+
+def test_a_verifier_has_the_last_word(tmp_path: Path) -> None:
+    with teacher(models="teacher,judge") as server:
+        done = run(tmp_path, server, "limit=20", "verifier=judge", "gates=[schema]")
+    assert done.returncode == 0, done.stderr
+    rows, failed = lines(tmp_path / "labelled.jsonl"), lines(tmp_path / "failed.jsonl")
+    assert len(rows) + len(failed) == 20 and rows
+    assert {(row["failed"], row["what"]) for row in failed} == {("verifier", "否")}
+    asked = Counter(entry["asked"]["model"] for entry in lines(tmp_path / "journal.jsonl"))
+    assert asked == {"teacher": 20, "judge": 20}
+    prove(tmp_path)
+
+
+def test_a_row_of_servers_shares_the_work(tmp_path: Path) -> None:
+    with teacher(latency=0.2) as one, teacher(latency=0.2) as two:
+        done = run(tmp_path, None, f"base_url=[{one.base_url},{two.base_url}]")
+        shares = [server.stats()["answers"] for server in (one, two)]
+    assert done.returncode == 0, done.stderr
+    assert sum(shares) == 66 and min(shares) > 20
+
+
+def test_a_disk_that_fills_is_one_line_and_the_next_run_goes_on(undisturbed: Path, tmp_path: Path) -> None:
+    def limited() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
+
+    environment = os.environ | {"OPENAI_API_KEY": KEY}
+    with teacher(latency=0.05) as server:
+        full = subprocess.run(
+            command(tmp_path, server), cwd=ROOT, env=environment, preexec_fn=limited, capture_output=True, text=True
+        )
+        said = full.stderr.strip().splitlines()[-1]
+        assert (
+            full.returncode == 1 and said.startswith("error: ") and "journal.jsonl" in said and "File too large" in said
+        )
+        assert "Traceback" not in full.stderr
+        kept = len(lines(tmp_path / "journal.jsonl"))
+        assert 10 < kept < 66
+        assert run(tmp_path, server).returncode == 0
+        assert server.stats()["answers"] <= 66 + 8
+    for name in ("labelled.jsonl", "failed.jsonl"):
+        assert (tmp_path / name).read_bytes() == (undisturbed / name).read_bytes()
+
+
+def test_the_summary_goes_to_wandb(tmp_path: Path) -> None:
+    environment = os.environ | {"OPENAI_API_KEY": KEY, "WANDB_MODE": "offline", "WANDB_DIR": str(tmp_path)}
+    with teacher() as server:
+        line = command(tmp_path / "out", server, "limit=3", "report_to=wandb")
+        done = subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    (run_file,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
+    assert b"labelled" in run_file.read_bytes() and KEY.encode() not in run_file.read_bytes()
