@@ -12,24 +12,28 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test test-slow download data check train charts predict eval serve export clean
+.PHONY: help demo test test-slow download label data check train charts predict eval serve export clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
 demo: .venv/installed  ## the whole pipeline on a CPU with a tiny model, in minutes
-	rm -rf models/demo saves/demo
+	rm -rf models/demo saves/demo data/demo/label
 	python -m preprocess.build recipes/demo/data.yaml
 	python -m preprocess.build recipes/demo/data.yaml dataset=demo_base output=data/demo/base think_from=none
 	python -m recipes.demo.build_model data/demo/train.json models/demo/random
 	WANDB_MODE=offline llamafactory-cli train recipes/demo/base.yaml
 	WANDB_MODE=offline python -m preflight recipes/demo/train.yaml
 	WANDB_MODE=offline llamafactory-cli train recipes/demo/train.yaml
+	python -m preprocess.label recipes/demo/label.yaml
 	python -m eval.predict recipes/demo/predict.yaml
 	python -m eval.run recipes/demo/eval.yaml
 
 download: .venv/installed recipes/$(RECIPE)/download.yaml  ## public data and base model, pinned by SHA-256
 	python -m preprocess.download recipes/$(RECIPE)/download.yaml $(ARGS)
+
+label: .venv/installed recipes/$(RECIPE)/label.yaml  ## a teacher labels records or answers questions, each once: base_url=… model=…
+	python -m preprocess.label recipes/$(RECIPE)/label.yaml $(ARGS)
 
 data: .venv/installed recipes/$(RECIPE)/data.yaml  ## records -> registered <think> data sets
 	python -m preprocess.build recipes/$(RECIPE)/data.yaml $(ARGS)

@@ -25,7 +25,7 @@ from recipe import UserError, read_text
 
 KINDS = ("diagnosis", "cot")
 KEYS = ("reason", "diseases")
-ALIASES = {"诊断": "diseases", "诊断依据": "reason"}
+ALIASES = {"疾病名称": "diseases", "诊断": "diseases", "诊断依据": "reason"}
 # What a model can mend when it is told; a reply that was cut or never came is asked for anew, or not at all.
 FAULTS = {
     "no_object": "里面没有 JSON 对象",

@@ -44,7 +44,7 @@ from preprocess.ask import Asker, Label, check, inputs, is_local, records, text_
 from preprocess.choose import Choice, Outcome, choose
 from preprocess.gates import EXPLAINED
 from preprocess.lengths import Lengths
-from preprocess.records import Record, sha256_file, to_json
+from preprocess.records import Record, read_rows, sha256_file, to_json
 from recipe import UserError, atomic, main, read_text, staged
 
 SHOWN = 3  # prompts of a dry run
@@ -68,6 +68,7 @@ def label(settings: Label) -> None:
         at = settings.client(urls, model)
         key = key or read_key(at)
         journal = stack.enter_context(Journal(out / "journal.jsonl", secrets=[key]))
+        check_labelled(out / "labelled.jsonl", journal)
         run = Run(settings, journal, model)
         if settings.top_logprobs:
             where = (out / "answers.logprobs", settings.tokenizer, model, settings.top_logprobs)
@@ -81,6 +82,14 @@ def label(settings: Label) -> None:
         raise UserError(
             f"{summary['left']} of {summary['records']} records are left ({run.stopped}); run it again to go on"
         )
+
+
+def check_labelled(path: Path, journal: Journal) -> None:
+    """UserError for rows that this journal did not bring: they would be overwritten."""
+    if path.exists() and path.stat().st_size:
+        place, row = next(read_rows(str(path)))
+        if str(row.get("journal")) not in journal:
+            raise UserError(f"{place}: was not written from {journal.path}; move it away, or name another output")
 
 
 class Run:

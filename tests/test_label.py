@@ -302,3 +302,16 @@ def test_the_summary_goes_to_wandb(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     (run_file,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
     assert b"labelled" in run_file.read_bytes() and KEY.encode() not in run_file.read_bytes()
+
+
+def test_labels_from_elsewhere_are_not_overwritten(tmp_path: Path) -> None:
+    mine = tmp_path / "labelled.jsonl"
+    mine.write_text(
+        '{"id": 1, "reason": "咳嗽", "diseases": "感冒", "feature_content": "主诉: 咳嗽"}\n', encoding="utf-8"
+    )
+    before = mine.read_bytes()
+    with teacher() as server:
+        done = run(tmp_path, server, "limit=2")
+        assert server.stats()["requests"] == 0
+    assert done.returncode == 1 and "labelled.jsonl:1: was not written from" in done.stderr
+    assert mine.read_bytes() == before

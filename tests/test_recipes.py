@@ -15,13 +15,14 @@ import yaml
 
 from eval.predict import Predict
 from eval.run import Eval
+from preprocess.ask import Label
 from preprocess.build import Data
 from preprocess.download import Download
 from preprocess.register import read_registry, registry_text
 from recipe import load
 from tests.conftest import ROOT
 
-OURS = {"download.yaml": Download, "data.yaml": Data, "predict.yaml": Predict, "eval.yaml": Eval}
+OURS = {"download.yaml": Download, "label.yaml": Label, "data.yaml": Data, "predict.yaml": Predict, "eval.yaml": Eval}
 TRAIN, INFER = ("train.yaml", "base.yaml"), ("serve.yaml", "export.yaml")
 RECIPES = sorted((ROOT / "recipes").rglob("*.yaml"))
 THEIRS = [path for path in RECIPES if path.name in (*TRAIN, *INFER)]
@@ -56,7 +57,7 @@ def parse(path: Path, overrides: list[str] | None = None) -> tuple:
 
 
 def test_every_yaml_is_of_a_known_step() -> None:
-    assert len(RECIPES) == 32 and len(FOLDERS) == 7 and len(THEIRS) == 20
+    assert len(RECIPES) == 35 and len(FOLDERS) == 7 and len(THEIRS) == 20
     assert all(path.name in (*OURS, *TRAIN, *INFER, "fsdp.yaml") for path in RECIPES)
 
 
