@@ -24,12 +24,12 @@ import time
 import urllib.parse
 import urllib.request
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import aiohttp
 import httpx2
@@ -40,6 +40,7 @@ from chat.limits import UNREACHABLE, Limiter, Permit
 from preprocess import think
 from recipe import UserError, read_text
 
+T = TypeVar("T")
 PROBES = 4  # questions to a server that has not answered yet, until it has had time to refuse one
 REFUSAL_SECONDS = {True: 0.1, False: 1.0}  # that time, for a server on this machine, and for another
 AHEAD = 4  # questions taken from the iterator and not yet handed back, in multiples of `concurrency`
@@ -69,6 +70,11 @@ HOPELESS = {
     "url": (2, 8, "set base_url to the address up to and with /v1"),
     "page": (4, NEVER, "set base_url to the address up to and with /v1"),
     "unreachable": (4, NEVER, "start the server, or set base_url to the right address"),
+    "certificate": (
+        2,
+        NEVER,
+        "set base_url to a host whose certificate is trusted, or SSL_CERT_FILE to its authority's",
+    ),
     "request": (16, NEVER, "change what is asked"),
 }
 RETRIED_RARELY = ("forbidden", "model", "url")  # that may be one question's fault, once others were answered
@@ -374,6 +380,8 @@ class Client:
             if self._error:
                 raise self._error
         finally:
+            feeding.cancel()
+            await asyncio.sleep(0)  # cancelled before its first step, a task would keep its permit
             for task in (feeding, *tasks):
                 task.cancel()
             await asyncio.gather(feeding, *tasks, return_exceptions=True)
@@ -423,30 +431,46 @@ class Client:
     async def ask(self, question: Question) -> Reply | Failure:
         """One question, ahead of the new ones of `ask_all`. Raises UserError when no server can answer any more, and
         Stopped after `stop`."""
-        try:
+
+        async def ask() -> Reply | Failure:
             return await self._ask(question, *await self._permit())
-        except Stopped:
-            raise self._error or Stopped() from None
+
+        return await self._unless_stopped(ask())
 
     async def supports_schema(self, model: str) -> bool:
         """Whether an answer is held to a JSON schema, by one short question that calls for prose.
 
-        Raises UserError for a wrong key, an empty account, a server that can't be reached.
+        Raises UserError for a wrong key, an unknown model, an empty account, a server that can't be reached, and
+        Stopped after `stop`.
         """
+        return await self._unless_stopped(self._supports_schema(model))
+
+    async def _unless_stopped(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Its result; as a task of its own, which `stop` can drop."""
+        task = asyncio.create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        try:
+            return await task
+        except (Stopped, asyncio.CancelledError):
+            if self._stopping.is_set() and not asyncio.current_task().cancelling():
+                raise self._error or Stopped() from None
+            raise
+
+    async def _supports_schema(self, model: str) -> bool:
         schema = {"type": "object", "properties": {"greeting": {"type": "string"}}, "required": ["greeting"]}
         schema |= {"additionalProperties": False}
         asked = {"model": model, "messages": [{"role": "user", "content": "Say hello."}]}
         asked |= {"response_format": {"type": "json_schema", "json_schema": {"name": "hello", "schema": schema}}}
-        try:
-            for tries in range(1, self.settings.max_tries + 1):
-                outcome = await self._try(*await self._permit(), self._body(asked))
-                if isinstance(outcome, Reply):
-                    return outcome.finish_reason != "stop" or _is_object(outcome.text)
-                if outcome.status in (400, 404, 422):
-                    return False
-                await self._sleep(_wait(outcome, tries))
-        except Stopped:
-            raise self._error or Stopped() from None
+        for tries in range(1, self.settings.max_tries + 1):
+            outcome = await self._try(*await self._permit(), self._body(asked))
+            if isinstance(outcome, Reply):
+                return "response_format" in asked and (outcome.finish_reason != "stop" or _is_object(outcome.text))
+            if outcome.hopeless == "request":
+                return False
+            if outcome.hopeless in ("model", "url"):  # is that what it lacks, or does it say so of the schema?
+                asked.pop("response_format", None)
+            await self._sleep(_wait(outcome, tries))
         return False
 
     # --- one question -------------------------------------------------------------------------------------------------
@@ -602,7 +626,7 @@ class Client:
                     stream=self.settings.stream,
                     stream_cls=AsyncStream[Any],
                 )
-                content = await response.aread()
+                content = self._cleared(await response.aread())
         except openai.APIStatusError as error:
             return self._refused(server, error.response)
         except TimeoutError:
@@ -617,7 +641,7 @@ class Client:
 
     def _refused(self, server: _Server, response: httpx2.Response) -> _Refusal:
         """What a status other than 2xx means; ERROR texts tell an empty account and an unknown model apart."""
-        status, content = response.status_code, response.content
+        status, content = response.status_code, self._cleared(response.content)
         said, code = _error_of(content)
         told, hopeless = f"{said} {code}", ""
         if status in (400, 402, 403, 429) and (status == 402 or ACCOUNT.search(told)):
@@ -647,6 +671,9 @@ class Client:
         while cause.__cause__ and not isinstance(cause, aiohttp.ClientError):
             cause = cause.__cause__
         said = str(cause) or type(cause).__name__
+        if isinstance(cause, aiohttp.ClientConnectorCertificateError):
+            reason = getattr(cause.certificate_error, "verify_message", "") or said
+            return self._lost(server, "connection", f"certificate refused, {reason}", hopeless="certificate")
         if isinstance(cause, aiohttp.ClientConnectorError):
             reason = cause.os_error
             said = os.strerror(reason.errno) if (reason.errno or 0) > 0 else reason.strerror or str(reason)
@@ -669,11 +696,14 @@ class Client:
     ) -> _Refusal:
         """A _Refusal with the server's address, in one line, and without the key, which some servers repeat."""
         line = " ".join(f"{server.url}: {self._scrubbed(said)}".split())
-        raw = self._scrubbed(content.decode(errors="replace"))[:RAW]
-        return _Refusal(kind, line[:500], raw, status, retry_after, hopeless)
+        return _Refusal(kind, line[:500], content.decode(errors="replace")[:RAW], status, retry_after, hopeless)
 
     def _scrubbed(self, text: str) -> str:
         return text.replace(self._key, "***") if len(self._key) > 7 else text
+
+    def _cleared(self, content: bytes) -> bytes:
+        """What came, without the key: before a part of it is taken, which could hold half the key."""
+        return content.replace(self._key.encode(), b"***") if len(self._key) > 7 else content
 
 
 def _wait(refusal: _Refusal, tries: int) -> float:
@@ -724,9 +754,10 @@ def read_reply(content_type: str, content: bytes) -> Reply:
     thought = _text(message.get(source)).strip() or parts.think
     if not source and think.has_tag(raw):
         source = "closing_tag" if parts.fault == "unopened" else "inline"
-    if finish == "error" or (finish == "stop" and not thought and not parts.answer):
-        raise BadReply("the answer is empty" if finish == "stop" else "it ended with an error")
-    logprobs = choice.get("logprobs")
+    if finish == "error":
+        raise BadReply("it ended with an error")
+    if finish in ("stop", "") and not thought and not parts.answer:
+        raise BadReply("the answer is empty")
     return Reply(
         text=parts.answer,
         think=thought,
@@ -736,7 +767,7 @@ def read_reply(content_type: str, content: bytes) -> Reply:
         usage=value["usage"] if isinstance(value.get("usage"), dict) else {},
         model=_text(value.get("model")),
         fingerprint=_text(value.get("system_fingerprint")),
-        logprobs=logprobs.get("content") if isinstance(logprobs, dict) else None,
+        logprobs=_tokens(choice) or None,
     )
 
 
@@ -765,11 +796,14 @@ def _joined(content: bytes) -> dict[str, Any]:
         if not isinstance(event, dict) or event.get("error"):
             raise BadReply(f"an error in the stream: {_error_of(data)[0]}")
         value |= {name: event[name] for name in ("model", "system_fingerprint", "usage") if event.get(name)}
-        for choice in event.get("choices") or []:
-            for name, text in (choice.get("delta") or {}).items():
-                texts.setdefault(name, []).append(_text(text))
+        for choice in _objects(event.get("choices")):
+            if choice.get("index"):  # without a stream, too, the first one is taken
+                continue
+            for delta in _objects([choice.get("delta")]):
+                for name, text in delta.items():
+                    texts.setdefault(name, []).append(_text(text))
             finish = choice.get("finish_reason") or finish
-            logprobs += (choice.get("logprobs") or {}).get("content") or []
+            logprobs += _tokens(choice)
     if not (whole or finish):
         raise BadReply("the stream was cut")
     message = {name: "".join(parts) for name, parts in texts.items()}
@@ -777,10 +811,21 @@ def _joined(content: bytes) -> dict[str, Any]:
     return value | {"choices": [{"message": message, "finish_reason": finish, "logprobs": told}]}
 
 
+def _objects(value: Any) -> list[dict[str, Any]]:
+    """The JSON objects of a list; [] for anything else."""
+    return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
+
+
+def _tokens(choice: dict[str, Any]) -> list[dict[str, Any]]:
+    """What a choice says of its tokens' probabilities."""
+    logprobs = choice.get("logprobs")
+    return _objects(logprobs.get("content")) if isinstance(logprobs, dict) else []
+
+
 def _text(value: Any) -> str:
     """A string, the texts of a list of parts, or ""."""
     if isinstance(value, list):
-        return "".join(_text(part.get("text")) for part in value if isinstance(part, dict))
+        return "".join(_text(part.get("text")) for part in _objects(value))
     return value if isinstance(value, str) else ""
 
 

@@ -128,7 +128,7 @@ class Journal:
         return len(self._index)
 
     def __contains__(self, key: str) -> bool:
-        return self._index.find(key) is not None
+        return re.fullmatch("[0-9a-f]{64}", key) is not None and self._index.find(key) is not None
 
     def get(self, key: str) -> dict[str, Any]:
         """The last line that answers `key`, as a dict; KeyError if there is none."""
