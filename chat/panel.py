@@ -26,7 +26,7 @@ class Panel(AbstractContextManager["Panel"]):
         self.title, self.budget = title, budget
         self.total: int | None = None
         self.known = self.raised = self.answered = self.failed = self.asked = self.flying = 0
-        self.errors: Counter[str] = Counter()
+        self.errors: Counter[str] = Counter()  # tries that came to nothing, by kind
         self.begun = self.said = time.monotonic()
         self.console = Console(file=sys.stderr)
         self.bar = Progress(
@@ -46,12 +46,10 @@ class Panel(AbstractContextManager["Panel"]):
         elif self.asked:
             self.say()
 
-    def count(self, error: str = "") -> None:
-        """One outcome; `error` is the kind of a failure."""
-        self.answered += not error
-        self.failed += bool(error)
-        if error:
-            self.errors[error] += 1
+    def count(self, failed: bool) -> None:
+        """One outcome."""
+        self.answered += not failed
+        self.failed += failed
         self.bar.update(self.task, completed=self.known + self.answered + self.failed, total=self.questions or None)
         if not self.console.is_terminal and time.monotonic() - self.said > EVERY:
             self.say()
@@ -83,7 +81,7 @@ class Panel(AbstractContextManager["Panel"]):
         if self.budget.usd_in or self.budget.usd_out:
             figures["cost"] = f"${self.budget.usd(prompt, completion):,.2f}"
         if self.errors:
-            figures["errors"] = ", ".join(f"{kind} {number}" for kind, number in self.errors.most_common())
+            figures["tried again"] = ", ".join(f"{kind} {number}" for kind, number in self.errors.most_common())
         return figures
 
     def _shown(self) -> Group:

@@ -167,7 +167,7 @@ class Run:
 
     async def _ask_all(self, client: Client, panel: Panel, rest: Iterator[Question]) -> None:
         """In rounds: one ends when a cap would be passed, and what its replies did not use is for the next."""
-        asked = -1
+        asked, panel.errors = -1, client.errors
         while not self.stopped and asked != panel.asked:
             asked = panel.asked
             async with asyncio.TaskGroup() as keeping:  # what comes while the disk is busy is written together
@@ -211,6 +211,8 @@ class Run:
         values = vars(outcome).copy()
         if isinstance(outcome, Reply):
             values["logprobs"] = await self._keep_logprobs(entry["key"], outcome.logprobs)
+            if not self.logprobs:
+                del values["logprobs"]
             if outcome.raw == outcome.text:
                 del values["raw"]
         await self.journal.add(entry | {"asked": question.asked, ("reply" if entry["ok"] else "error"): values})
@@ -219,7 +221,7 @@ class Run:
         told = Cost(*tokens_of({"reply": values}))
         used = told if any(told) or not entry["ok"] else Cost(reserved.prompt, self._tokens(text))
         self.budget.settle(reserved, used)
-        panel.count(outcome.kind if isinstance(outcome, Failure) else "")
+        panel.count(failed=not entry["ok"])
         if entry["ok"]:
             self._follow(question, values, panel)
 
