@@ -31,7 +31,7 @@ FAULTS = {
     "no_object": "里面没有 JSON 对象",
     "not_json": "里面的 JSON 不完整或格式有误",
     "missing_key": "缺少要求的键",
-    "ambiguous": "里面有几个不同的 JSON 对象",
+    "ambiguous": "里面有几个不同的 JSON 对象，或者后来又更正了",
     "wrong_type": "键的值不是文本",
 }
 FORMATS = ("none", "json_object", "json_schema", "auto")
