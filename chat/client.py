@@ -277,7 +277,13 @@ class _Server:
         timeout = httpx2.Timeout(None, connect=settings.connect_timeout, read=settings.first_token_timeout)
         limits = httpx2.Limits(max_connections=0, keepalive_expiry=4.0)  # to aiohttp, 0 is no limit
         # A proxy that is set for the outside world is not asked about this machine.
-        http = DefaultAioHttpClient(timeout=timeout, limits=limits, trust_env=not self.local, follow_redirects=False)
+        http = DefaultAioHttpClient(
+            timeout=timeout,
+            limits=limits,
+            trust_env=not self.local,
+            verify=httpx2.create_ssl_context(),  # SSL_CERT_FILE holds for any server
+            follow_redirects=False,
+        )
         self.api = _Api(base_url=url, api_key=key, max_retries=0, timeout=timeout, http_client=http)
 
     @property

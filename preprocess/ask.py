@@ -25,7 +25,6 @@ from recipe import UserError, read_text
 
 KINDS = ("diagnosis", "cot")
 KEYS = ("reason", "diseases")
-ALIASES = {"疾病名称": "diseases", "诊断": "diseases", "诊断依据": "reason"}
 # What a model can mend when it is told; a reply that was cut or never came is asked for anew, or not at all.
 FAULTS = {
     "no_object": "里面没有 JSON 对象",
@@ -198,7 +197,7 @@ def read(reply: dict[str, Any], kind: str) -> Reading:
     """The object in a reply; of plain text an empty reading without a fault."""
     if kind == "cot":
         return Reading(None, "text", "")
-    return read_object(reply["text"], KEYS, reply["finish_reason"], aliases=ALIASES)
+    return read_object(reply["text"], KEYS, reply["finish_reason"])
 
 
 class Asker:
