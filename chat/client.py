@@ -45,6 +45,7 @@ PROBES = 4  # questions to a server that has not answered yet, until it has had 
 REFUSAL_SECONDS = {True: 0.1, False: 1.0}  # that time, for a server on this machine, and for another
 AHEAD = 4  # questions taken from the iterator and not yet handed back, in multiples of `concurrency`
 BACKOFF, LONGEST_BACKOFF = 0.5, 60.0  # seconds
+LONGEST_IN_TURN = 4.0  # after a 429 or a Retry-After: how fast all of them ask, the limiter knows
 DRAINING = 60.0  # seconds for what is in flight when a run ends that had answers
 FATAL_TRIES = 3  # for a question that is refused for good while others are answered
 UNREACHED = -1  # instead of an HTTP status
@@ -714,7 +715,9 @@ class Client:
 
 def _wait(refusal: _Refusal, tries: int) -> float:
     """Seconds until the next try: what the server asks for, and a random share of what doubles with every try."""
-    return refusal.retry_after + random.uniform(0.0, min(LONGEST_BACKOFF, BACKOFF * 2 ** min(tries - 1, 10)))
+    limited = refusal.kind == "rate_limit" or refusal.retry_after
+    longest = LONGEST_IN_TURN if limited else LONGEST_BACKOFF
+    return refusal.retry_after + random.uniform(0.0, min(longest, BACKOFF * 2 ** min(tries - 1, 10)))
 
 
 def retry_after(headers: httpx2.Headers) -> float:

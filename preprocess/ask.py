@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, replace
+from functools import lru_cache
 from hashlib import sha256
 from itertools import islice
 from pathlib import Path
@@ -195,9 +196,12 @@ def inputs(settings: Label) -> Iterator[tuple[str, Record]]:
 
 def read(reply: dict[str, Any], kind: str) -> Reading:
     """The object in a reply; of plain text an empty reading without a fault."""
-    if kind == "cot":
-        return Reading(None, "text", "")
-    return read_object(reply["text"], KEYS, reply["finish_reason"])
+    return Reading(None, "text", "") if kind == "cot" else _read(reply["text"], reply["finish_reason"])
+
+
+@lru_cache(256)  # a record's replies are looked at by its repair, its outcome and its gates, one after the other
+def _read(text: str, finish_reason: str) -> Reading:
+    return read_object(text, KEYS, finish_reason)
 
 
 class Asker:
