@@ -45,6 +45,7 @@ PROBES = 4  # questions to a server that has not answered yet, until it has had 
 REFUSAL_SECONDS = {True: 0.1, False: 1.0}  # that time, for a server on this machine, and for another
 AHEAD = 4  # questions taken from the iterator and not yet handed back, in multiples of `concurrency`
 BACKOFF, LONGEST_BACKOFF = 0.5, 60.0  # seconds
+LONGEST_IN_TURN = 4.0  # after a 429 or a Retry-After: how fast all of them ask, the limiter knows
 DRAINING = 60.0  # seconds for what is in flight when a run ends that had answers
 FATAL_TRIES = 3  # for a question that is refused for good while others are answered
 UNREACHED = -1  # instead of an HTTP status
@@ -277,7 +278,13 @@ class _Server:
         timeout = httpx2.Timeout(None, connect=settings.connect_timeout, read=settings.first_token_timeout)
         limits = httpx2.Limits(max_connections=0, keepalive_expiry=4.0)  # to aiohttp, 0 is no limit
         # A proxy that is set for the outside world is not asked about this machine.
-        http = DefaultAioHttpClient(timeout=timeout, limits=limits, trust_env=not self.local, follow_redirects=False)
+        http = DefaultAioHttpClient(
+            timeout=timeout,
+            limits=limits,
+            trust_env=not self.local,
+            verify=httpx2.create_ssl_context(),  # SSL_CERT_FILE holds for any server
+            follow_redirects=False,
+        )
         self.api = _Api(base_url=url, api_key=key, max_retries=0, timeout=timeout, http_client=http)
 
     @property
@@ -708,7 +715,9 @@ class Client:
 
 def _wait(refusal: _Refusal, tries: int) -> float:
     """Seconds until the next try: what the server asks for, and a random share of what doubles with every try."""
-    return refusal.retry_after + random.uniform(0.0, min(LONGEST_BACKOFF, BACKOFF * 2 ** min(tries - 1, 10)))
+    limited = refusal.kind == "rate_limit" or refusal.retry_after
+    longest = LONGEST_IN_TURN if limited else LONGEST_BACKOFF
+    return refusal.retry_after + random.uniform(0.0, min(longest, BACKOFF * 2 ** min(tries - 1, 10)))
 
 
 def retry_after(headers: httpx2.Headers) -> float:

@@ -6,18 +6,18 @@
     Reading(value=None, method='', fault='truncated')
 
 **What is read.** In what follows the thought, each object that stands by itself, from its own opening to its own
-closing brace, as JSON, or as JSON with the faults of REPAIRS. Nothing is ever closed on the teacher's behalf: of a
-text, list or object that does not end nothing is read, nor what stands inside it. Texts are kept to the character, but
-for white space at their ends (a backslash and an n stay two characters).
+closing brace, as JSON, or as JSON with the faults of REPAIRS. No text is ever ended on the teacher's behalf, and none
+is read in one that does not end; a brace may be missing where all texts are there and the server says `stop`.
+Texts are kept to the character, but for white space at their ends (a backslash and an n stay two characters).
 
-**Which object.** The one that has all keys. Where several have them and differ, the last one, if the words before each
-say so (OVERRULES), else none. An object that is cut or broken or lacks a key is not overruled by one before it, nor is
-one read that the words behind it take back.
+**Which object.** The one that has all keys. Where several have them and differ, none, whatever is said before each; the
+format said again (`...`, `<disease>`, the keys' names) is none of them. An object that is cut or broken or lacks a
+key is not overruled by one before it, nor is one read that the words behind it correct or take back.
 
-**Headed text** (`诊断：…` and `诊断依据：…`, `diseases: …` and `reason: …`, rows of a table, XML tags), where there is
-no object: read if each heading is there once, no line could belong to anything else, and the last text has an end: a
-tag, a quote, a fence, a full stop. A full stop is no proof: cut right behind an inner one, with a server that says
-`stop`, such text can't be told from a whole one. A caller who can't have that refuses the method `headed`.
+**Headed text** (`诊断：…` and `诊断依据：…`, `diseases: …` and `reason: …`, tables, XML tags), where there is none:
+read if each heading is there once, no line could belong to anything else, and the last text has an end: a tag, a quote,
+a fence, a full stop; of mere names, the server's `stop`. None is a proof: cut there, with a server that says `stop`,
+such text can't be told from a whole one. A caller who can't have that refuses the method `headed`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ import html
 import json
 import re
 import unicodedata
-from bisect import bisect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice, pairwise
@@ -42,13 +41,15 @@ FAULTS = {
     "not_json": "an object that can't be read, or only by guessing",
     "missing_key": "one of the keys is not there, or has nothing under it, or a placeholder (`...`, `<disease>`)",
     "wrong_type": "a key whose value is neither text nor a list of texts",
-    "ambiguous": "several objects or values, and nothing says which one counts",
+    "ambiguous": "several objects or values that differ, or one that is a draft or taken back",
 }
 REPAIRS = {
+    "closing": "no closing brace, in plain JSON, and the server says `stop`",
     "commas": "one too many at the end, one missing before a key, or a semicolon for it",
     "comments": "// …, # … and /* … */ between the values",
     "encoded": "a level of backslashes too many (JSON in a JSON string), or HTML's &quot; for each quote",
-    "escapes": "a backslash before a character that has no escape: kept, save before an apostrophe",
+    "escapes": "a backslash before a character that has no escape: kept, save before an apostrophe; LaTeX's",
+    "frame": "quotes, colons or commas that are missing, too many or others, around texts that hold none",
     "inner_quotes": "quotes in a text without their backslash: in pairs around something, and the text's end is sure",
     "keys": "keys without quotes",
     "literals": "None, True, NaN and their like",
@@ -57,14 +58,7 @@ REPAIRS = {
     "quotes": '\'…\', “…”, 「…」, ＂…＂, """…""" for quotes',
     "width": "full-width brackets, colons and commas",
 }
-# By what is said before the last object: what may be said before others that differ from it; "" is nothing.
-OVERRULES = {
-    "fixed": ("fixed", "final", "result", "", "format", "draft"),
-    "final": ("result", "", "format", "draft"),
-    "result": ("format", "draft"),
-    "": ("draft",),
-}
-ALIASES = {"诊断": "diseases", "诊断依据": "reason"}
+ALIASES = {"疾病名称": "diseases", "诊断": "diseases", "诊断依据": "reason"}
 WRAPPERS = (
     *("data", "result", "results", "output", "response", "answer", "json", "arguments", "final", "final_answer"),
     *("properties", "choices", "message", "content"),  # a schema filled in, a whole chat completion
@@ -81,6 +75,9 @@ Names = Mapping[str, str]  # a key as a teacher may write it, in small letters -
 _INVISIBLE = "\u00ad\u200b\u200c\u200d\u200e\u200f\u2060\ufeff"
 _EDGES = _INVISIBLE + "".join(char for char in map(chr, range(0x3001)) if char.isspace())
 _PAGE = re.compile(r"<(?:!doctype|html|head|body|\?xml)\b", re.IGNORECASE)
+_THOUGHT = re.compile(
+    rf"{TAG.pattern}|◁/?think▷|</?(?:reasoning|thoughts?|analysis|scratchpad|reflection)>", re.IGNORECASE
+)
 _THINKING = re.compile(r"##[ \t]{0,4}Thinking[ \t]{0,4}\n")
 _FINAL_RESPONSE = re.compile(r"\n##[ \t]{0,4}Final Response[ \t]{0,4}\n")
 # What stands behind it is no reply, but turns that the model goes on to make up.
@@ -115,11 +112,11 @@ def read_object(
     """
     names = {_plain(key): key for key in keys} | {_plain(key): name for key, name in aliases.items() if name in keys}
     cut = finish_reason not in ("stop", "")
-    reading = _read(text.strip(_EDGES), keys, names, cut)
+    reading = _read(text.strip(_EDGES), keys, names, cut, stopped=finish_reason == "stop")
     return Reading(fault="truncated") if cut and reading.value is None else reading
 
 
-def _read(text: str, keys: Sequence[str], names: Names, cut: bool) -> Reading:
+def _read(text: str, keys: Sequence[str], names: Names, cut: bool, stopped: bool) -> Reading:
     if not text:
         return Reading(fault="empty")
     if _PAGE.match(text):
@@ -132,16 +129,23 @@ def _read(text: str, keys: Sequence[str], names: Names, cut: bool) -> Reading:
     answer, repairs = _laid_bare(answer.strip(_EDGES), names)
     if not answer:
         return Reading(fault="empty")
-    found = _objects(answer)
+    found = _merged(answer, _objects(answer), keys, names)
+    if stopped and found and found[-1].fault == "truncated":
+        found[-1] = _closed(answer, found[-1], names)
     for one in found:
         one.repairs |= repairs
         if not one.fault:
             one.value, one.fault = _take(one.value, keys, names)
+        if not one.fault:
+            _mend_escapes(one)
     if found:
-        return _choose(answer, found, cut)
-    if cut:
+        reading = _choose(answer, found, cut)
+    elif cut:
         return Reading(fault="truncated")
-    return _read_tagged(answer, keys, names) or _read_headed(answer, keys, names)
+    else:
+        reading = _read_tagged(answer, keys, names) or _read_headed(answer, keys, names, stopped)
+    framed = not cut and reading.fault in ("no_object", "not_json", "truncated")
+    return (framed and _read_framed(answer, keys, names)) or reading
 
 
 def _laid_bare(text: str, names: Names) -> tuple[str, set[str]]:
@@ -163,15 +167,15 @@ def _after_thought(text: str) -> str | None:
     Stricter than `think.split`, which takes for the answer what stands before a thought, too, and all from the first
     closing tag on: either may hold a draft. A tag in a text of the object is none.
     """
-    tags = list(TAG.finditer(text))
+    tags = list(_THOUGHT.finditer(text))
     if not tags:
         if not _THINKING.match(text):
             return text
         *_, last = (None, *_FINAL_RESPONSE.finditer(text))
         return text[last.end() :] if last else None
-    first = next((tag.end() for tag in tags if tag[1]), 0)
+    first = next((tag.end() for tag in tags if "/" in tag[0]), 0)
     whole = (part for part in (text, text[first:]) if _is_object(part))
-    return next(whole, text[tags[-1].end() :] if tags[-1][1] else None)
+    return next(whole, text[tags[-1].end() :] if "/" in tags[-1][0] else None)
 
 
 def _is_object(text: str) -> bool:
@@ -211,6 +215,9 @@ _JOINTS = " \t\n+,，、;；/|&"
 _JOINING = ("", "或", "或者", "和", "及", "与", "以及", "and", "or")  # what joins two texts is no quotation
 _ENCODED = re.compile(r"[{\[](?:[\s{\[]|\\[nrt]){0,100}\\{1,100}\"")
 _ENCODED_TEXT = re.compile(r'(?:[^"\\]|\\.)*+', re.DOTALL)
+# An object given up in the middle of a text: a line that announces the next, as it never stands in a text of JSON.
+_ANEW = re.compile(r"\n[ \t]{0,8}\n[^\n{}｛｝\"'“”]{2,60}[:：]\s{0,8}(?:```\w{0,20}\s{0,8})?(?=\{)")
+_ENDED = re.compile(r"[}｝]|[\"'”’」』＂]\s*\Z")
 _NOTHING = re.compile(rf"[\s{_INVISIBLE}`~]*")  # white space, and the end of a fence
 
 _CONFLICT = object()  # the value of a key that an object has twice, with two values
@@ -259,16 +266,39 @@ def _objects(text: str) -> list[_Found]:
             value = parser.top()
             at = parser.at
             found.append(_Found(begin, at, value, parser.repairs))
-        except _Cut:
-            return [*found, _Found(begin, len(text), fault="truncated")]
-        except _Broken:
-            if not parser.members:  # a brace in prose
+        except (_Cut, _Broken) as error:
+            cut = isinstance(error, _Cut)
+            if not (cut or parser.members):  # a brace in prose
                 at = begin + 1
                 continue
-            at = max(parser.at, _balanced_end(text, begin))
-            found.append(_Found(begin, at, fault="not_json"))
+            anew = _ANEW.search(text, begin)
+            if anew and not _ENDED.search(text, begin, anew.start()):
+                at = anew.end()
+                continue
+            at = len(text) if cut else max(parser.at, _balanced_end(text, begin))
+            found.append(_Found(begin, at, fault="truncated" if cut else "not_json"))
         values_left = parser.values_left
     return [*found, _Found(at, len(text), fault="not_json")]
+
+
+def _merged(text: str, found: list[_Found], keys: Sequence[str], names: Names) -> list[_Found]:
+    """The objects, or one that has all keys where each has one and nothing stands between them."""
+    given = [pair for one in found if isinstance(one.value, dict) and len(one.value) == 1 for pair in one.value.items()]
+    if not len(given) == len(found) == len(keys) > 1 or {names.get(_plain(key)) for key, _ in given} != set(keys):
+        return found
+    if any(text[one.end : other.begin].strip(", \t\r\n") for one, other in pairwise(found)):
+        return found
+    return [_Found(found[0].begin, found[-1].end, _once(given), set.union(*(one.repairs for one in found)))]
+
+
+def _closed(text: str, cut: _Found, names: Names) -> _Found:
+    """The object that lacks nothing but its closing brace, in plain JSON; one of the keys must be its own."""
+    try:
+        value = _DECODER.decode(text[cut.begin :].rstrip("`~ \t\r\n") + "}")
+    except (ValueError, RecursionError):
+        return cut
+    own = isinstance(value, dict) and any(_plain(key) in names for key in value)
+    return _Found(cut.begin, cut.end, value, {"closing"}) if own else cut
 
 
 def _balanced_end(text: str, begin: int) -> int:
@@ -471,7 +501,7 @@ class _Parser:
         code, char = escape.groups()
         if code:
             return chr(int(code, 16))
-        if char in "\n\ru":
+        if char in "\n\r" or (char == "u" and not re.match("[g-zG-Z]", escape.string[escape.end() :][:1])):
             raise _Broken
         if char not in _ESCAPES or char == "'":
             self.repairs.add("escapes")
@@ -480,19 +510,19 @@ class _Parser:
 
 # --- what an object holds ---
 
-_PLACEHOLDER = re.compile(r"[.…·]*|[<＜][^<>＜＞]{1,60}[>＞]|string|str|字符串|(?:疾病|诊断)名称")
+_PLACEHOLDER = re.compile(r"[.…·]*|[<＜][^<>＜＞]{1,60}[>＞]|string|str|字符串")
 
 
 def _plain(key: str) -> str:
     """A key as keys are compared."""
     visible = "".join(char for char in key if unicodedata.category(char) != "Cf")
-    return unicodedata.normalize("NFKC", visible).strip().casefold()
+    return unicodedata.normalize("NFKC", visible).strip(" \t\r\n*`").casefold()
 
 
 def _take(value: Any, keys: Sequence[str], names: Names) -> tuple[dict[str, str | list[str]] | None, str]:
     """The `keys` out of an object, a list of one, or a wrapper like {"data": …}; or None and a fault.
 
-    The fault is "unrelated" where none of the keys is there.
+    The fault is "unrelated" where none of the keys is there, "skeleton" where none has a value.
     """
     for _ in range(8):
         if isinstance(value, dict):
@@ -501,6 +531,9 @@ def _take(value: Any, keys: Sequence[str], names: Names) -> tuple[dict[str, str 
             if given:
                 return _checked(_once(given), keys, names)
             inner = [item for key, item in plain if key in WRAPPERS]
+            others = [item for key, item in plain if key not in WRAPPERS and isinstance(item, dict)]
+            if inner and any(_plain(key) in names for item in others for key in item):
+                return None, "ambiguous"
             value = inner[0] if len(inner) == 1 else None
         elif isinstance(value, list) and value:
             if any(item != value[0] for item in value):
@@ -517,6 +550,8 @@ def _take(value: Any, keys: Sequence[str], names: Names) -> tuple[dict[str, str 
 def _checked(given: dict[str, Any], keys: Sequence[str], names: Names) -> tuple[dict[str, str | list[str]] | None, str]:
     if any(key not in given for key in keys):
         return None, "missing_key"
+    if all(isinstance(given[key], str) and _is_placeholder(given[key].strip(), names) for key in keys):
+        return None, "skeleton"
     taken: dict[str, str | list[str]] = {}
     for key in keys:
         value = given[key]
@@ -537,8 +572,9 @@ def _checked(given: dict[str, Any], keys: Sequence[str], names: Names) -> tuple[
 
 
 def _is_placeholder(text: str, names: Names) -> bool:
-    """Whether a skeleton holds this instead of a value; its own key's name, for one."""
-    return bool(_PLACEHOLDER.fullmatch(text)) or (len(text) < 100 and _plain(text) in names)
+    """Whether a skeleton holds this instead of a value; its own key's name, for one, or several with numbers."""
+    parts = re.split("[、；;，,]", text[:100])
+    return bool(_PLACEHOLDER.fullmatch(text)) or all(_plain(part.rstrip("0123456789")) in names for part in parts)
 
 
 def _joined(text: str) -> str:
@@ -546,72 +582,75 @@ def _joined(text: str) -> str:
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le")
 
 
+# A JSON escape that was the head of a command of LaTeX: surely, and perhaps, in a text that has such commands.
+_EATEN = re.compile(
+    r"[\b\f](?=[a-zA-Z])|\t(?=(?:imes|heta|au|ext(?:bf|it|rm)?|riangle|herefore)(?![a-z]))"
+    r"|\n(?=(?:eq|abla|otin)(?![a-z]))|\r(?=(?:ightarrow|ho)(?![a-z]))"
+)
+_PERHAPS_EATEN = re.compile(r"[\b\f]|[\t\r](?=[a-z])|\n(?=(?:[eiu]|e[gwa]\w*|ot|leq|geq|sim)(?![a-z]))")
+_HEADS = {"\b": "\\b", "\f": "\\f", "\t": "\\t", "\n": "\\n", "\r": "\\r"}
+
+
+def _mend_escapes(one: _Found) -> None:
+    """Give the texts of an object back the commands of LaTeX that JSON took for escapes; a fault where in doubt."""
+    for key, value in one.value.items():
+        texts = value if isinstance(value, list) else [value]
+        mended = [_EATEN.sub(lambda eaten: _HEADS[eaten[0]], text) for text in texts]
+        if mended != texts:
+            one.repairs.add("escapes")
+            one.value[key] = mended if isinstance(value, list) else mended[0]
+        if any(_PERHAPS_EATEN.search(text) for text in mended if set("$\\\b\f").intersection(text)):
+            one.fault = "not_json"
+
+
 # --- which object counts ---
 
-_CUE = re.compile(
-    r"(?P<back>(?:以上|上述|上面|前面|\babove).{0,6}(?:最终|最后|正式|正确|草稿|初步|示例|final|draft|example))"
-    r"|(?P<draft>草稿|初稿|草案|初版|\bdraft|\bnot (?:the |my )?final"
-    r"|(?:不是|并非|非)(?:最终|最后|正式|本次)(?:结果|结论|答案|回答)?)"
-    r"|(?P<fixed>修正|更正|订正|修改后|改为|复核后|\bcorrect(?:ed|ion)|\brevis|\bupdated)"
-    r"|(?P<final>最终|最后|综上|正式|正确|\bfinal)"
-    r"|(?P<result>结果|结论|答案|回答|\bresult|\banswer)"
-    r"|(?P<format>初步|格式|示例|样例|范例|模板|例如|比如|\binitial|\bformat|\bschema|\bexample|\btemplate|e\.g\.)",
-    re.IGNORECASE,
-)
-_ASIDE = re.compile(r"<(/?)(?:reasoning|thoughts?|analysis|scratchpad|reflection)>", re.IGNORECASE)
-_SENTENCES = re.compile(r"[。！？\n]")
 _FENCE = re.compile(r"(?:```|~~~)[ \t]{0,8}\w{0,20}\s*\Z")
-# What says, behind the last object, that another one was to follow, or that it doesn't count.
+_DRAFT = re.compile(
+    r"(?:草稿|初稿|草案|示例|样例|\bdraft|\bexample)[\s:：*]*(?:(?:```|~~~)\w{0,20}\s*)?\Z", re.IGNORECASE
+)
+# What says, behind the last object, that another one was to follow; that it doesn't count.
+_ANNOUNCED = re.compile(r"[:：][\s`~]*\Z|(?:```|~~~)\w+\s*\Z")
 _TAKEN_BACK = re.compile(
-    r"[:：][\s`~]*\Z|(?:```|~~~)\w+\s*\Z|[修更订]正(?:后|如下|为)|(?<!\w)不对[，。！,.]|等一下|等等[，,]|作废|撤回"
-    r"|忽略(?:以上|上面|上述|前面)|(?<![如若果])(?:以上|上面|上述|刚才|前面)[^。！？\n]{0,12}(?:不对|有误|错)"
-    r"|\bwait[,.…]|\bdisregard|\bignore th|\bscratch that|\bon second thought|\babove (?:is|was) (?:wrong|incorrect)",
+    r"[更订修]正|[应改]为|应改|应该是|(?<!\w)不对[，。！]|等一下|等等，|作废|撤[回销]|有误|忽略(?:以上|上面|上述|前面)"
+    r"|(?:以上|上面|上述|刚才|前面).{0,12}(?:不对|错)|\bwait\b|\bdisregard|\bignore th|\bscratch that"
+    r"|\bon second thought|\babove (?:is|was) (?:wrong|incorrect)|\bcorrection|\bretract"
+    r"|\bshould (?:have been|read|instead)\b|\bshould be (?!\w+(?:ed|en)\b)",
     re.IGNORECASE,
 )
+_CLAUSE = re.compile(r"[^，。！？；\n]+[，。！？；]?")
+_CONDITION = re.compile(r"(?<!例)如(?![下上此前])|若|是否|\bif\b", re.IGNORECASE)
 # The end of an object whose begin was taken for a whole one: "写"{"a"}"的意思"}.
 _STRAY_END = re.compile(r"[\"'”’」』＂]\s*+[,，]?\s*+[}｝]")
+_ELLIPSIS = re.compile(r":\s*(?:\.{3}|…|<)")  # in a format that is no JSON
 _QUOTE_OR_BRACE = re.compile(r"[\"'”’」』＂}｝]")
 
 
 def _choose(text: str, found: list[_Found], cut: bool) -> Reading:
     """The one object that counts, by the rules at the head of this file."""
-    related = [one for one in found if one.fault != "unrelated"]
+    related = [one for one in found if one.fault not in ("unrelated", "skeleton")]
     if not related:
         return Reading(fault="missing_key")
-    if related[-1].fault:
-        return Reading(fault=related[-1].fault)
-    said = _introductions(text, found)
-    read = [one for one in related if not one.fault]
-    final = [one for one in read if said[one.begin] in ("final", "fixed")]
-    chosen = read[-1]
-    if final and said[chosen.begin] in ("format", "draft"):  # an example behind the answer
-        chosen = final[-1]
-    others = {said[one.begin] for one in read if one.value != chosen.value}
-    if said[chosen.begin] == "draft" or not others.issubset(OVERRULES.get(said[chosen.begin], ())):
+    *others, chosen = related
+    if chosen.fault:
+        return Reading(fault=chosen.fault)
+    if any(one.value != chosen.value for one in others if not one.fault):
         return Reading(fault="ambiguous")
-    if (cut and not _NOTHING.fullmatch(text, chosen.end)) or _TAKEN_BACK.search(text, chosen.end):
+    if any(one.fault == "not_json" and not _ELLIPSIS.search(text, one.begin, one.end) for one in others):
+        return Reading(fault="not_json")
+    if _ANNOUNCED.search(text, chosen.end) or (cut and not _NOTHING.fullmatch(text, chosen.end)):
         return Reading(fault="truncated")
+    if _DRAFT.search(text[max(0, chosen.begin - 80) : chosen.begin]) or _is_taken_back(text[chosen.end :]):
+        return Reading(fault="ambiguous")
     unsure = "inner_quotes" in chosen.repairs or any(one.fault == "not_json" for one in found)
     if (_QUOTE_OR_BRACE if unsure else _STRAY_END).search(text, found[-1].end):
         return Reading(fault="not_json")
     return Reading(chosen.value, _method(text, chosen))
 
 
-def _introductions(text: str, found: list[_Found]) -> dict[int, str]:
-    """By its begin, what the last sentence before an object says of it: a key of _CUE, or "" for nothing."""
-    asides = list(_ASIDE.finditer(text))
-    ends = [aside.end() for aside in asides]
-    said = {}
-    before = 0
-    for one in found:
-        window = _FENCE.sub("", text[max(before, one.begin - 80) : one.begin]).rstrip(" \t\r\n:：*`。")
-        cues = [cue.lastgroup for cue in _CUE.finditer(_SENTENCES.split(window)[-1])]
-        cues = [cue for cue in cues if cue != "format"] or cues
-        last = bisect(ends, one.begin) - 1
-        inside = last >= 0 and not asides[last][1]
-        said[one.begin] = "draft" if inside else cues[-1] if cues else ""
-        before = one.end
-    return said
+def _is_taken_back(behind: str) -> bool:
+    """Whether what stands behind an object corrects or withdraws it; "如有误，请指出" does not."""
+    return any(_TAKEN_BACK.search(clause) and not _CONDITION.search(clause) for clause in _CLAUSE.findall(behind))
 
 
 def _method(text: str, chosen: _Found) -> str:
@@ -626,6 +665,7 @@ def _method(text: str, chosen: _Found) -> str:
 
 _FENCE_LINE = re.compile(r"^[ \t]{0,8}(?:```|~~~)[^\n`]{0,40}$", re.MULTILINE)
 _SENTENCE_END = re.compile(r"(?:[。！？!?．]|(?<![\d.])\.)[”’」』）)\"'*]{0,3}\Z")
+_GOES_ON = re.compile(r"[，。,.]|[、；;：:（(和及与伴]\Z")  # prose, or more names
 _LIST_ITEM = re.compile(r"\s*(?:[(（]?\d{1,2}\s?[.、．)）]|[-*•·①-⑳])")
 
 
@@ -642,12 +682,27 @@ def _read_tagged(text: str, keys: Sequence[str], names: Names) -> Reading | None
         taken[names[_plain(opening[2])]] = text[opening.end() : closing.start()].strip()
     if len(tags) % 2:
         return Reading(fault="truncated")
-    if len(taken) < len(keys) or any(_is_placeholder(part, names) for part in taken.values()):
-        return Reading(fault="missing_key")
-    return Reading({key: taken[key] for key in keys}, "headed")
+    return _headed(taken, keys, names)
 
 
-def _read_headed(text: str, keys: Sequence[str], names: Names) -> Reading:
+def _headed(taken: dict[str, Any], keys: Sequence[str], names: Names) -> Reading:
+    value, fault = _checked(taken, keys, names)
+    return Reading(value, "headed" if value else "", "missing_key" if fault == "skeleton" else fault)
+
+
+def _read_columns(text: str, keys: Sequence[str], names: Names) -> Reading | None:
+    """The cells under the keys in a table with one row below its head; None if the text is no such table."""
+    lines = [line.strip() for line in text.split("\n", maxsplit=3)]
+    if len(lines) != 3 or not all(line.startswith("|") and line.endswith("|") for line in lines):
+        return None
+    head, rule, row = ([cell.strip() for cell in line[1:-1].split("|")] for line in lines)
+    if not len(head) == len(rule) == len(row) or set("".join(rule)) - set(":-"):
+        return None
+    given = [(names[_plain(name)], cell) for name, cell in zip(head, row, strict=True) if _plain(name) in names]
+    return _headed(_once(given), keys, names)
+
+
+def _read_headed(text: str, keys: Sequence[str], names: Names, stopped: bool) -> Reading:
     """The texts under the keys as headings, each there once, the last one with an end."""
     heading = re.compile(
         rf"(?:^|(?<=[;；]))[ \t#*>\-•【|]{{0,8}}({'|'.join(map(re.escape, names))})"
@@ -659,6 +714,8 @@ def _read_headed(text: str, keys: Sequence[str], names: Names) -> Reading:
         return Reading(fault="truncated")
     ended = fences[-1:] == [len(text)]
     text = _FENCE_LINE.sub("", text).strip()
+    if columns := _read_columns(text, keys, names):
+        return columns
     headings = list(islice(heading.finditer(text), len(keys) + 1))
     if not headings:
         return Reading(fault="no_object")
@@ -672,15 +729,54 @@ def _read_headed(text: str, keys: Sequence[str], names: Names) -> Reading:
                 return Reading(fault="truncated")
             ended = ended or not following
         taken[names[_plain(one[1])]] = part.strip()
-    if len(taken) < len(keys) or any(_is_placeholder(part, names) for part in taken.values()):
-        return Reading(fault="missing_key")
+    reading = _headed(taken, keys, names)
+    if reading.fault:
+        return reading
     if len(headings) > len(keys) or _BRACE.search(text) or not all(map(_is_one_piece, taken.values())):
         return Reading(fault="ambiguous")
-    if not ended and not _SENTENCE_END.search(text):
-        return Reading(fault="truncated")
-    return Reading({key: taken[key] for key in keys}, "headed")
+    last = taken[names[_plain(headings[-1][1])]]
+    quoted = any(text[one.end() :].lstrip(" \t\r\n*")[:1] in ("'", '"') for one in headings)
+    in_brackets = len(re.findall("[（(]", last)) != len(re.findall("[）)]", last))
+    named = stopped and not (quoted or in_brackets or _GOES_ON.search(last))
+    return reading if ended or named or _SENTENCE_END.search(text) else Reading(fault="truncated")
 
 
 def _is_one_piece(text: str) -> bool:
     """Whether all lines belong together: one line, or a list; what else stands on further lines may be anything."""
     return all(map(_LIST_ITEM.match, text.split("\n")[1:]))
+
+
+# --- an object whose quotes, colons or commas are wrong ---
+
+_MARKS = "\"'“”‘’＂＇「」『』"
+_FRAMED_TEXT = re.compile(rf"([{_MARKS}]?)([^{_MARKS}{{}}｛｝\[\]\\\n]*)([{_MARKS}]?)")
+_FURTHER_KEY = re.compile(r"[,，;；]\s{0,8}\w{1,64}\s{0,8}[:：=]|//|/\*|#")
+
+
+def _read_framed(text: str, keys: Sequence[str], names: Names) -> Reading | None:
+    """The texts of an object that is the whole reply, and has the keys once each and no others; else None.
+
+    The texts hold no quote, brace or backslash, so that each of these can but belong to the frame.
+    """
+    text = _FENCE_LINE.sub("", text).strip()
+    if text[:1] not in ("{", "｛") or text[-1:] not in ("}", "｝"):
+        return None
+    body = text[1:-1]
+    if body.count('"') == 2 * body.count('""'):  # doubled, as CSV has them
+        body = body.replace('""', '"')
+    key = rf"(?:\A|[,，;；\n])[ \t*{_MARKS}]{{0,20}}({'|'.join(map(re.escape, names))})"
+    key += rf"(?:[\s*{_MARKS}]{{0,8}}[:：=]|[{_MARKS}]\s{{1,4}}(?=[{_MARKS}]))"
+    before, *parts = re.split(key, body, flags=re.IGNORECASE | re.ASCII)
+    if before.strip() or len(parts) != 2 * len(keys):
+        return None
+    given = []
+    for name, part in zip(parts[::2], parts[1::2], strict=True):
+        held = _FRAMED_TEXT.fullmatch(part.strip(" \t\r\n,，"))
+        if not held or _FURTHER_KEY.search(held[2]) or _LITERAL.fullmatch(held[2].strip()):
+            return None
+        given.append((names[_plain(name)], held[2].strip()))
+    ended = not held[1] or (held[3] and held[3] in _QUOTES[held[1]])
+    if not ended and not part.rstrip(" \t").endswith("\n"):  # the brace may be in a text that was cut
+        return None
+    value, _ = _checked(_once(given), keys, names)
+    return Reading(value, "repaired:frame") if value else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, replace
+from functools import lru_cache
 from hashlib import sha256
 from itertools import islice
 from pathlib import Path
@@ -25,13 +26,12 @@ from recipe import UserError, read_text
 
 KINDS = ("diagnosis", "cot")
 KEYS = ("reason", "diseases")
-ALIASES = {"疾病名称": "diseases", "诊断": "diseases", "诊断依据": "reason"}
 # What a model can mend when it is told; a reply that was cut or never came is asked for anew, or not at all.
 FAULTS = {
     "no_object": "里面没有 JSON 对象",
     "not_json": "里面的 JSON 不完整或格式有误",
     "missing_key": "缺少要求的键",
-    "ambiguous": "里面有几个不同的 JSON 对象",
+    "ambiguous": "里面有几个不同的 JSON 对象，或者后来又更正了",
     "wrong_type": "键的值不是文本",
 }
 FORMATS = ("none", "json_object", "json_schema", "auto")
@@ -196,9 +196,12 @@ def inputs(settings: Label) -> Iterator[tuple[str, Record]]:
 
 def read(reply: dict[str, Any], kind: str) -> Reading:
     """The object in a reply; of plain text an empty reading without a fault."""
-    if kind == "cot":
-        return Reading(None, "text", "")
-    return read_object(reply["text"], KEYS, reply["finish_reason"], aliases=ALIASES)
+    return Reading(None, "text", "") if kind == "cot" else _read(reply["text"], reply["finish_reason"])
+
+
+@lru_cache(256)  # a record's replies are looked at by its repair, its outcome and its gates, one after the other
+def _read(text: str, finish_reason: str) -> Reading:
+    return read_object(text, KEYS, finish_reason)
 
 
 class Asker:

@@ -34,7 +34,7 @@ from typing import Any
 from tqdm import tqdm
 
 from chat.budget import Budget, Cost, estimate
-from chat.client import Client, Failure, Question, Reply, Settings, read_key
+from chat.client import Client, Failure, Question, Reply, Settings, Stopped, read_key
 from chat.journal import Figures, Journal, key_of, tokens_of
 from chat.logprobs import Writer
 from chat.panel import Panel
@@ -131,6 +131,8 @@ class Run:
         except* UserError as group:
             self.stopped = self.stopped or "an error"
             error = next(_leaves(group))
+        except* Stopped:
+            pass
         finally:
             loop.remove_signal_handler(signal.SIGINT)
         return error

@@ -1,4 +1,4 @@
-"""What `make demo` must have shown, read from reports/demo/metrics.json: python tests/check_demo.py"""
+"""What `make demo` must have shown, read from reports/demo and data/demo/label: python tests/check_demo.py"""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 
-def failures(metrics: dict, folder: Path) -> list[str]:
+def failures(metrics: dict, labels: dict, folder: Path) -> list[str]:
     """Each claim that does not hold, in words."""
     perplexity, thoughts, data = metrics["perplexity"], metrics["thought_well_formed"], metrics["data"]
     answer = perplexity["segments"]["answer"]["ratio"]
@@ -24,6 +24,9 @@ def failures(metrics: dict, folder: Path) -> list[str]:
         "report.md, index.html and samples.jsonl are there": all(
             (folder / name).stat().st_size for name in ("report.md", "index.html", "samples.jsonl")
         ),
+        "every record that was to be labelled is labelled or listed, none is left": (
+            labels["records"] == labels["labelled"] + sum(labels["failed_records"].values()) and labels["left"] == 0
+        ),
         "wandb left an offline run": any(Path("wandb").glob("offline-run-*/*.wandb")),
     }
     return [claim for claim, holds in claims.items() if not holds]
@@ -31,7 +34,10 @@ def failures(metrics: dict, folder: Path) -> list[str]:
 
 if __name__ == "__main__":
     folder = Path("reports/demo")
-    missed = failures(json.loads((folder / "metrics.json").read_text(encoding="utf-8")), folder)
+    told = [
+        Path(path).read_text(encoding="utf-8") for path in (folder / "metrics.json", "data/demo/label/summary.json")
+    ]
+    missed = failures(*map(json.loads, told), folder)
     for claim in missed:
         print(f"not so: {claim}")
     print((folder / "report.md").read_text(encoding="utf-8"))
