@@ -44,7 +44,8 @@ from recipe import UserError, one_line_errors
 FAULTS = ("429", "429_seconds", "429_date", "500", "503", "drop", "cut", "hang", "drip")
 FAULTS += ("half", "empty", "html", "type", "error")
 CHOICES = {
-    "style": ("diagnosis", "cot", "echo"),
+    "style": ("diagnosis", "cot", "echo", "judge"),
+    "judge": ("first", "random", "perfect", "longer", "broken", "refusing"),
     "thought": ("reasoning_content", "reasoning", "inline", "closing", "none"),
     "account": ("good", "balance", "quota"),
     "token_ids": ("never", "asked", "always"),
@@ -76,6 +77,9 @@ TOKEN = re.compile(rb"[\xe6-\xff][\x80-\xbf]|[\xc0-\xe5][\x80-\xbf]+|[A-Za-z]+| 
 LABELS = "性别|年龄|主诉|现病史|既往史|个人史|过敏史|婚育史|流行病史|体格检查|辅助检查"
 RECORD = re.compile(rf"^(?:{LABELS})[:：](.*)", re.MULTILINE)
 CLAUSE = re.compile(r"[。；，、：？！（）;:,?!()\n“”\"]+|\.\s")
+BLOCK = re.compile(
+    r"^<<< (?:回答|Answer)( [AB]|) ([0-9a-f]{16})\n(.*?)\n>>> (?:回答|Answer)\1 \2$", re.MULTILINE | re.DOTALL
+)
 SIGNS = {"咳": "支气管炎", "胸": "冠心病", "腹": "消化性溃疡", "热": "感冒", "晕": "高血压病", "疹": "荨麻疹"}
 
 
@@ -87,7 +91,8 @@ class Options:
     latency: float = 0.0  # of an answer; a stream begins after a quarter of it
     jitter: float = 0.0  # share of the latency, up and down
     keepalive: float = 0.0  # a blank line, or an SSE comment, so often before an answer
-    style: str = "diagnosis"  # a JSON object with reason and diseases; cot: plain text; echo: the prompt
+    style: str = "diagnosis"  # a JSON object with reason and diseases; cot: plain text; echo: the prompt; judge: below
+    judge: str = "perfect"  # counts ★; first: the one shown first; random: that one in 70 %; longer; broken; refusing
     thought: str = "reasoning_content"  # a field of the message; inline: <think> tags; closing: the second tag only
     thought_chars: int = 80  # at least
     truncated: float = 0.0  # share of replies that end in the middle by `length`, as they do at max_tokens
@@ -155,6 +160,8 @@ def compose(prompt: str, options: Options, dice: random.Random) -> tuple[str, st
         thought += f"再看“{dice.choice(clauses)}”，要和{dice.choice(list(SIGNS.values()))}鉴别。"
     if options.style == "echo":
         return thought, prompt
+    if options.style == "judge":
+        return thought, judge(prompt, options.judge, dice)
     if '"supported"' in prompt:  # a verifier
         return thought, json.dumps({"supported": "是" if dice.random() < 0.7 else "否"}, ensure_ascii=False)
     if options.style == "cot":
@@ -162,6 +169,24 @@ def compose(prompt: str, options: Options, dice: random.Random) -> tuple[str, st
     reason = "；".join(f"{i}. {clause}，支持{names[0]}" for i, clause in enumerate(clauses[:3], 1))
     diseases = names[0] if len(names) == 1 else "；".join(f"{i}. {name}" for i, name in enumerate(names, 1))
     return thought, json.dumps({"reason": reason, "diseases": diseases}, ensure_ascii=False)
+
+
+def judge(prompt: str, how: str, dice: random.Random) -> str:
+    """A verdict on the answers that eval/prompts/judge_*.j2 shows; of one answer alone, whether it has a ★."""
+    answers = [text for _, _, text in BLOCK.findall(prompt)]
+    if how == "refusing":
+        return "抱歉，我不能评价医疗内容。"
+    if len(answers) == 1:
+        verdict = "pass" if "★" in answers[0] or how != "perfect" else "fail"
+    else:
+        values = [len(text) if how == "longer" else text.count("★") for text in answers]
+        if how in ("first", "random"):
+            values = [1, 0] if how == "first" or dice.random() < 0.7 else [0, 1]
+        ahead = values[0] - values[1]
+        verdict = {2: "A≫B", 1: "A>B", 0: "A=B", -1: "B>A", -2: "B≫A"}[max(-2, min(2, ahead))]
+        verdict = "both-bad" if not ahead and how == "perfect" and not values[0] else verdict
+    said = json.dumps({"reason": "按要求逐条比较", "verdict": verdict}, ensure_ascii=False)
+    return "先看第一点……\n" + (said[: said.index("verdict") + 11] if how == "broken" else said)
 
 
 def reply(body: dict[str, Any], index: int, options: Options) -> tuple[str, str, str]:
