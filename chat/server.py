@@ -45,16 +45,18 @@ class Server:
 
 
 @contextmanager
-def serve(recipe: str, overrides: Sequence[str] = (), log: str = "server.log", wait: float = 600.0) -> Iterator[Server]:
+def serve(
+    recipe: str, overrides: Sequence[str] = (), log: str = "server.log", wait: float = 600.0, name: str = ""
+) -> Iterator[Server]:
     """Start `llamafactory-cli api RECIPE OVERRIDES` on a free port of this machine, yield it, stop it.
 
-    The output goes to `log`. Raises UserError if it ends before it answers or doesn't answer in `wait` seconds.
+    The model goes by `name`, or the recipe's folder; the output goes to `log`. Raises UserError if it ends before it answers or doesn't answer in `wait` seconds.
     """
     values, _ = read_yaml(recipe)
     values |= dict(item.split("=", 1) for item in overrides)
     check_model(recipe, str(values.get("model_name_or_path", "")))
     port = _free_port()
-    server = Server(f"http://{HOST}:{port}/v1", secrets.token_urlsafe(24), Path(recipe).parent.name)
+    server = Server(f"http://{HOST}:{port}/v1", secrets.token_urlsafe(24), name or Path(recipe).parent.name)
     environment = os.environ | {
         "API_HOST": HOST,
         "API_PORT": str(port),

@@ -1,107 +1,188 @@
-"""Ask base and tuned model the same questions, through `llamafactory-cli api` and the OpenAI client.
+"""Every arm answers the same prompts, each once: through a server of its own, or one that is there already.
 
     python -m eval.predict recipes/demo/predict.yaml limit=4
 
-The tuned model is the one of serve.yaml; the base is the same without its adapter. One line out per question, in
-answers-base.jsonl and answers-tuned.jsonl, in the order of the data set:
+Asked are the questions of a registered data set and, if named, a file of instructions with their checks. Arms are
+those of `eval.arms`; what is no server elsewhere answers through `llamafactory-cli api` and serve.yaml. What was
+answered is in answers.journal.jsonl and is never asked again, unless the weights, the prompt or the sampling changed.
+One line out a prompt, in answers-<arm>.jsonl, in the order of the prompts:
 
-    {"id": "6b1f…", "prompt": "夜里咳嗽三周……", "reference": "<think>\\n……", "answer": "<think>\\n……",
-     "finish_reason": "stop", "completion_tokens": 122, "adapter_sha256": "9f2c…"}
+    {"id": "6b1f…", "prompt": "夜里咳嗽三周……", "reference": "<think>\\n……", "think": "躺下加重……", "answer": "先查……",
+     "raw": "<think>\\n躺下加重……\\n</think>\\n\\n先查……", "finish_reason": "stop", "tokens": 122, "weights": "9f2c…",
+     "asked": "0c51…", "journal": "77ab…"}
+
+`asked` is the hash of what all arms must share (messages and sampling), `weights` that of the arm's own. A prompt that
+got no answer has `finish_reason: failed` and says why under `error`; the same command asks it again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from hashlib import sha256
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import openai
-from tqdm import tqdm
-
-from chat.server import Server, serve
-from preprocess.records import read_rows, sha256_file, write_jsonl
+from chat.ask import ask_missing, key_of
+from chat.client import Question, Settings, read_key
+from chat.journal import Journal
+from chat.server import serve
+from eval.arms import Arm, fingerprint, read_arms
+from preprocess import think
+from preprocess.records import read_rows, text_field, to_json, write_jsonl
 from preprocess.register import dataset_file
 from recipe import UserError, main, read_yaml
+
+NO_ANSWER = {"kind": "not_asked", "message": "its turn did not come"}
 
 
 @dataclass(frozen=True)
 class Predict:
-    """The keys of predict.yaml; `limit` asks only the first questions (0: all)."""
+    """The keys of predict.yaml.
+
+    `serve` names a serve.yaml, `dataset` a registered set, `instructions` a file of {"id", "question", "checks"};
+    `limit` takes only the first prompts of each (0: all). `arms` are the base and what is compared with it; without
+    them, the base and the adapter of serve.yaml. `base_url` names a server that knows the arms that are folders by
+    their names (vLLM with --enable-lora, say); else one is started for each. The rest is sampling, and how the servers
+    are asked.
+    """
 
     serve: str
     dataset: str
     output: str
+    instructions: str = ""
+    arms: list[str] = field(default_factory=list)
+    base_url: str = ""
     limit: int = 0
     max_tokens: int = 1024
     temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+    concurrency: int = 16
+    timeout: float = 3600.0
+    api_key_env: str = "OPENAI_API_KEY"
+    api_key_file: str = ""
     dataset_dir: str = "."
 
 
-def prompts(dataset: str, dataset_dir: str, limit: int = 0) -> list[dict[str, Any]]:
-    """The questions of a registered alpaca set: id, messages, and the answer that stands there."""
-    rows = read_rows(str(dataset_file(dataset, dataset_dir)))
-    return [_prompt(row, place) for place, row in islice(rows, limit or None)]
+def prompts(settings: Predict) -> list[dict[str, Any]]:
+    """What is asked: rows of id, prompt, messages and reference, those of the instructions with their checks."""
+    read = read_rows(str(dataset_file(settings.dataset, settings.dataset_dir)))
+    rows = [_of_dataset(row, place) for place, row in islice(read, settings.limit or None)]
+    if settings.instructions:
+        read = read_rows(settings.instructions)
+        rows += [_of_instruction(row, place) for place, row in islice(read, settings.limit or None)]
+    if len({row["id"] for row in rows}) < len(rows):
+        raise UserError(
+            f"{settings.dataset}, {settings.instructions or '-'}: an id stands there twice; expected one each"
+        )
+    return rows
 
 
-def _prompt(row: dict[str, Any], place: str) -> dict[str, Any]:
+def _of_dataset(row: dict[str, Any], place: str) -> dict[str, Any]:
     if not {"id", "instruction", "input", "output"} <= row.keys():
         raise UserError(f"{place}: expected a row of `make data` (id, instruction, input, output)")
     question = "\n".join(filter(None, (row["instruction"], row["input"])))
-    system = [{"role": "system", "content": row["system"]}] if row.get("system") else []
-    messages = [*system, {"role": "user", "content": question}]
-    return {"id": row["id"], "prompt": question, "messages": messages, "reference": row["output"]}
+    return _prompt(row["id"], row.get("system") or "", question) | {"reference": row["output"]}
 
 
-def answers(
-    server: Server, questions: list[dict[str, Any]], predict: Predict, label: str, adapter_sha256: str | None
-) -> Iterator[dict[str, Any]]:
-    """Ask one question after the other; the raw completion is kept, thought and all."""
-    client = server.client()
-    for question in tqdm(questions, desc=label, unit=" answers", disable=None):
-        try:
-            reply = client.chat.completions.create(
-                model=server.model,
-                messages=question["messages"],
-                temperature=predict.temperature,
-                max_tokens=predict.max_tokens,
-            )
-        except openai.APIError as error:
-            raise UserError(f"{label}: question {question['id']}: the server failed ({error})") from None
-        yield {
-            "id": question["id"],
-            "prompt": question["prompt"],
-            "reference": question["reference"],
-            "answer": reply.choices[0].message.content or "",
-            "finish_reason": reply.choices[0].finish_reason,
-            "completion_tokens": reply.usage.completion_tokens if reply.usage else None,
-            "adapter_sha256": adapter_sha256,
-        }
+def _of_instruction(row: dict[str, Any], place: str) -> dict[str, Any]:
+    question = text_field(row, "question", place)
+    if not isinstance(row.get("checks"), list):
+        raise UserError(f"{place}: expected an instruction (id, question, checks)")
+    return _prompt(text_field(row, "id", place), "", question) | {"reference": "", "checks": row["checks"]}
 
 
-def adapter_hash(adapter: str) -> str:
-    """The SHA-256 of an adapter's weights; UserError where there are none."""
-    path = Path(adapter) / "adapter_model.safetensors"
-    if not path.exists():
-        raise UserError(f"{path}: no such file; expected a trained LoRA adapter (`make train`)")
-    return sha256_file(path)
+def _prompt(id_: str, system: str, question: str) -> dict[str, Any]:
+    messages = [{"role": "system", "content": system}] if system else []
+    return {"id": str(id_), "prompt": question, "messages": [*messages, {"role": "user", "content": question}]}
 
 
-def run(predict: Predict) -> None:
-    """Run predict.yaml: both arms, one file each, written when the arm is complete."""
-    if predict.limit < 0 or predict.max_tokens < 1 or predict.temperature < 0:
+def arms_of(settings: Predict) -> list[Arm]:
+    """The recipe's arms, or the base and the adapter of serve.yaml."""
+    adapter = read_yaml(settings.serve)[0].get("adapter_name_or_path")
+    if not settings.arms and not adapter:
+        raise UserError(f"{settings.serve}: no adapter_name_or_path; expected the tuned adapter, or arms: [base, …]")
+    return read_arms(settings.arms or ["base", f"tuned={adapter}"])
+
+
+def weights_of(arm: Arm, settings: Predict) -> str:
+    """What tells the arm's weights from others: a fingerprint, or a server's own name for them."""
+    if arm.kind == "server":
+        return arm.model
+    place = arm.place or str(read_yaml(settings.serve)[0].get("model_name_or_path"))
+    return fingerprint(place) if Path(place).is_dir() else place
+
+
+def questions(rows: list[dict[str, Any]], settings: Predict, model: str) -> list[Question]:
+    """The requests, one a prompt; the model's name is part of what is asked."""
+    sampling = {"temperature": settings.temperature, "top_p": settings.top_p, "max_tokens": settings.max_tokens}
+    sampling |= {"seed": settings.seed} if settings.temperature else {}
+    return [Question(row["id"], 0, {"model": model, "messages": row["messages"], **sampling}) for row in rows]
+
+
+@contextmanager
+def server_of(arm: Arm, settings: Predict, model: str) -> Iterator[tuple[Settings, str]]:
+    """Where an arm answers, and the key for it; one is started where no address is named."""
+    url = arm.place if arm.kind == "server" else settings.base_url
+    common = {"model": model, "timeout": settings.timeout}
+    common |= {"api_key_env": settings.api_key_env, "api_key_file": settings.api_key_file}
+    if url:
+        at = Settings(base_url=url, concurrency=settings.concurrency, **common)
+        yield at, read_key(at)
+        return
+    with serve(settings.serve, arm.overrides, f"{settings.output}/server-{arm.name}.log", name=model) as server:
+        # One at a time is all that LLaMA-Factory's own engine does; the second one waits at the door.
+        yield Settings(base_url=server.base_url, concurrency=2, **common), server.api_key
+
+
+def answer(arm: Arm, rows: list[dict[str, Any]], settings: Predict) -> int:
+    """Ask one arm what its journal lacks, write its answers, and return how many prompts have none."""
+    weights = weights_of(arm, settings)
+    model = arm.model or (arm.name if settings.base_url else f"{Path(settings.serve).parent.name}-{weights[:12]}")
+    asked = questions(rows, settings, model)
+    out = Path(settings.output)
+    with Journal(out / "answers.journal.jsonl") as journal:
+        if any(key_of(question) not in journal for question in asked):
+            with server_of(arm, settings, model) as (at, key):
+                ask_missing(at, key, journal, asked, f"{arm.name} answers")
+        failures = {entry["key"]: entry["error"] for entry in journal if not entry["ok"]}
+        found = [
+            _row(row, question, journal, failures) | {"weights": weights}
+            for row, question in zip(rows, asked, strict=True)
+        ]
+    write_jsonl(out / f"answers-{arm.name}.jsonl", found)
+    failed = sum("error" in row for row in found)
+    cut = sum(row["finish_reason"] == "length" for row in found)
+    print(f"{out}/answers-{arm.name}.jsonl: {len(found) - failed} answers, {cut} cut at max_tokens, {failed} failed")
+    return failed
+
+
+def _row(row: dict[str, Any], question: Question, journal: Journal, failures: dict[str, Any]) -> dict[str, Any]:
+    told = {name: row[name] for name in ("id", "prompt", "reference", "checks") if name in row}
+    shared = {name: value for name, value in question.asked.items() if name != "model"}
+    told["asked"] = sha256(to_json(shared).encode()).hexdigest()
+    key = key_of(question)
+    if key not in journal:
+        error = failures.get(key, NO_ANSWER)
+        return told | {"think": "", "answer": "", "raw": "", "finish_reason": "failed", "error": error["message"]}
+    reply = journal.get(key)["reply"]
+    raw = reply.get("raw", reply["text"])
+    if reply["think_from"] in ("reasoning", "reasoning_content"):  # in our spelling, as the others give it themselves
+        raw = think.join(reply["think"], raw)
+    told |= {"think": reply["think"], "answer": reply["text"], "raw": raw, "finish_reason": reply["finish_reason"]}
+    return told | {"tokens": reply["usage"].get("completion_tokens"), "journal": key}
+
+
+def run(settings: Predict) -> None:
+    """Run predict.yaml, one arm after the other."""
+    if settings.limit < 0 or settings.max_tokens < 1 or settings.temperature < 0:
         raise UserError("expected limit >= 0 (0: all), max_tokens >= 1 and temperature >= 0")
-    values, _ = read_yaml(predict.serve)
-    if not values.get("adapter_name_or_path"):
-        raise UserError(f"{predict.serve}: no adapter_name_or_path; expected the tuned adapter, the base is without it")
-    adapter = adapter_hash(values["adapter_name_or_path"])
-    questions = prompts(predict.dataset, predict.dataset_dir, predict.limit)
-    for arm, overrides, sha256 in (("base", ["adapter_name_or_path=null"], None), ("tuned", [], adapter)):
-        out = Path(predict.output) / f"answers-{arm}.jsonl"
-        with serve(predict.serve, overrides, log=f"{predict.output}/server-{arm}.log") as server:
-            write_jsonl(out, answers(server, questions, predict, f"{arm:5} answers", sha256))
-        print(f"{out}: {len(questions)} answers")
+    rows, arms = prompts(settings), arms_of(settings)
+    if failed := sum(answer(arm, rows, settings) for arm in arms):
+        raise UserError(f"{failed} of {len(rows) * len(arms)} prompts have no answer; the same command asks them again")
 
 
 if __name__ == "__main__":

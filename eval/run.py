@@ -1,85 +1,97 @@
-"""Measure a tuned model against its base and write one report.
+"""Measure models against the first of them, and write one report.
 
     python -m eval.run recipes/demo/eval.yaml
 
-Reads the adapter, the held-out set, and the answers of `eval.predict` where they are there; writes index.html,
-report.md, metrics.json and samples.jsonl to the output folder. The same inputs give the same bytes.
+Reads the held-out set, the arms' weights, and, where they are there, the answers of `eval.predict`, the verdicts of
+`eval.judge` and the votes of `eval.review`; writes index.html, report.md, metrics.json and samples.jsonl to the output
+folder. The same inputs give the same bytes.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from eval import score
+from eval.arms import Arm, fingerprint, read_arms
 from eval.charts import read_history
+from eval.checks import Graded
 from eval.perplexity import compare
-from eval.predict import adapter_hash
 from eval.report import summary_lines, to_markdown, to_page
 from preprocess.records import read_rows, sha256_file, text_field, to_json
 from preprocess.register import dataset_file
-from preprocess.think import well_formed
-from recipe import UserError, main, read_text, write_all
+from recipe import UserError, main, read_text, read_yaml, write_all
 
 PACKAGES = ("llamafactory", "torch", "transformers", "peft", "bitsandbytes")
-ARMS = ("base", "tuned")
+TEXTS = ("id", "prompt", "think", "answer", "raw", "finish_reason", "asked", "weights")
 
 
 @dataclass(frozen=True)
 class Eval:
-    """The keys of eval.yaml: `train` is the recipe that made `adapter`, `dataset` a registered held-out set."""
+    """The keys of eval.yaml.
+
+    `train` is the recipe that was trained, `dataset` a registered held-out set, `arms` as in `eval.arms`; without them,
+    the base and what `train` wrote. `train_rows` scores an equal number of training rows, too, to show the gap.
+    """
 
     train: str
-    adapter: str
     dataset: str
     output: str
-    batch_size: int = 8
-    bootstrap: int = 10_000
+    arms: list[str] = field(default_factory=list)
+    batch_tokens: int = 0
+    train_rows: bool = True
     limit: int = 0
     dataset_dir: str = "."
 
 
-def wilson(hits: int, n: int, z: float = 1.959964) -> dict[str, float]:
-    """The 95 % Wilson score interval of a share, hits out of n (Wilson 1927); stays sensible at 0 and n."""
-    centre, spread = hits + z * z / 2, z * (hits * (n - hits) / n + z * z / 4) ** 0.5
-    low, high = (centre - spread) / (n + z * z), (centre + spread) / (n + z * z)
-    return {"low": max(0.0, low), "high": min(1.0, high)}
+def arms_of(settings: Eval) -> list[Arm]:
+    """The recipe's arms, or the base and the adapter that it trained."""
+    return read_arms(settings.arms or ["base", f"tuned={read_yaml(settings.train)[0].get('output_dir', '')}"])
 
 
-def read_answers(folder: str, adapter: str) -> dict[str, list[dict[str, Any]]]:
-    """The answers of both arms, {} if none were generated; UserError unless both answer the same prompts and the
-    tuned ones came from this very adapter."""
-    files = {arm: Path(folder) / f"answers-{arm}.jsonl" for arm in ARMS}
-    there = [arm for arm in ARMS if files[arm].exists()]
-    if not there:
+def read_answers(folder: str, arms: Sequence[Arm]) -> dict[str, list[dict[str, Any]]]:
+    """The answers of all arms, {} if none were generated.
+
+    Raises UserError that names the first thing that differs: an arm without answers, other prompts, other sampling, or
+    weights that are not the arm's any more.
+    """
+    files = {arm.name: Path(folder) / f"answers-{arm.name}.jsonl" for arm in arms}
+    missing = [file for file in files.values() if not file.exists()]
+    if len(missing) == len(files):
         return {}
-    if len(there) == 1:
-        raise UserError(f"{folder}: only answers-{there[0]}.jsonl is there; run `make predict` for both arms")
-    answers = {arm: [_answer(row, place) for place, row in read_rows(str(file))] for arm, file in files.items()}
-    base, tuned = ([(row["id"], row["prompt"]) for row in answers[arm]] for arm in ARMS)
-    if base != tuned:
-        raise UserError(f"{folder}: the two answer files differ in id or prompt; run `make predict` again")
-    if {row["adapter_sha256"] for row in answers["tuned"]} != {adapter_hash(adapter)}:
-        raise UserError(f"{files['tuned']}: made with another adapter than {adapter}; run `make predict` again")
+    if missing:
+        raise UserError(f"{missing[0]}: no such file, but other arms have answers; run `make predict` for all arms")
+    answers = {name: [_answer(row, place) for place, row in read_rows(str(file))] for name, file in files.items()}
+    (first, rows), *others = answers.items()
+    for name, others_rows in others:
+        if len(others_rows) != len(rows):
+            raise UserError(f"{files[name]}: {len(others_rows)} answers, {files[first]} has {len(rows)}; predict again")
+        for number, (one, other) in enumerate(zip(rows, others_rows, strict=True), 1):
+            if differ := [key for key in ("id", "prompt", "asked") if one[key] != other[key]]:
+                what = {"asked": "sampling or messages"}.get(differ[0], differ[0])
+                raise UserError(
+                    f"{files[name]}:{number}: another {what} than in {files[first]}; run `make predict` again"
+                )
+    for arm in arms:
+        if arm.kind in ("adapter", "model") and {row["weights"] for row in answers[arm.name]} != {
+            fingerprint(arm.place)
+        }:
+            raise UserError(
+                f"{files[arm.name]}: made with other weights than those in {arm.place}; run `make predict` again"
+            )
     return answers
 
 
 def _answer(row: dict[str, Any], place: str) -> dict[str, Any]:
-    for key in ("id", "prompt", "answer", "finish_reason"):
+    for key in TEXTS:
+        if key not in row:
+            raise UserError(f"{place}: key {key!r} is missing; run `make predict` again")
         text_field(row, key, place)
-    if "adapter_sha256" not in row:
-        raise UserError(f"{place}: key 'adapter_sha256' is missing; run `make predict` again")
     return row
-
-
-def score_thoughts(answers: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
-    """The share of completions with one closed, non-empty thought and then a non-empty answer, by arm."""
-    n = len(answers["base"])
-    hits = {arm: sum(well_formed(row["answer"]) for row in answers[arm]) for arm in ARMS}
-    shares = {arm: hits[arm] / n for arm in ARMS}
-    return shares | {"prompts": n, "counts": hits, "intervals": {arm: wilson(hits[arm], n) for arm in ARMS}}
 
 
 def training_summary(history: list[dict[str, float]]) -> dict[str, float]:
@@ -104,37 +116,93 @@ def data_counts(dataset: str, dataset_dir: str) -> dict[str, Any]:
     return counts
 
 
+def scores_of(answers: dict[str, list[dict[str, Any]]], folder: Path) -> tuple[dict[str, Any], dict[str, list]]:
+    """All that the answers come to, for metrics.json, and what each prompt's own are, by arm, for samples.jsonl."""
+    if not answers:
+        return {}, {}
+    kept = score.answered_by_all(answers)
+    if not next(iter(kept.values())):
+        raise UserError(f"{folder}: no prompt was answered by every arm; run `make predict` again")
+    grades = {arm: [score.graded(row) for row in rows] for arm, rows in kept.items()}
+    diagnoses, each = score.diagnoses(kept)
+    found = {
+        "answers": score.counts(answers),
+        "thought_well_formed": score.thoughts(kept),
+        "instructions": score.instructions(kept, grades),
+        "diagnosis": diagnoses,
+        **score.reviewed(folder, kept),
+    }
+    found["claim"] = score.claim(found)
+    return {name: figures for name, figures in found.items() if figures}, {
+        arm: [_sample(*one) for one in zip(rows, grades[arm], each[arm], strict=True)] for arm, rows in kept.items()
+    }
+
+
+def _sample(row: dict[str, Any], grades: Sequence[Graded], diagnosis: Any) -> dict[str, Any]:
+    """One reply with its verdicts, as the report shows it."""
+    kept = {name: row[name] for name in ("think", "answer", "finish_reason", "tokens")}
+    kept["checks"] = [list(grade) for grade in grades if grade.strict is not None]
+    if diagnosis:
+        tier = diagnosis.tiers["alias"]
+        kept["diagnosis"] = {"f1": tier.f1, "predicted": list(tier.predicted), "expected": list(tier.expected)}
+        kept["diagnosis"] |= {"fault": diagnosis.fault}
+    return kept
+
+
+def samples(
+    answers: Mapping[str, Sequence[dict[str, Any]]],
+    each: Mapping[str, Sequence[dict[str, Any]]],
+    scored: Sequence[dict],
+) -> list[dict[str, Any]]:
+    """One row a prompt and a held-out row: the arms' replies, and the NLL where the row was scored."""
+    nll = {row["id"]: row for row in scored}
+    rows: list[dict[str, Any]] = []
+    if answers:
+        first = next(iter(score.answered_by_all(answers).values()))
+        for i, row in enumerate(first):
+            kept = {name: row[name] for name in ("id", "prompt", "reference") if row.get(name)}
+            rows.append(kept | {"arms": {arm: each[arm][i] for arm in each}} | _nll(nll.pop(row["id"], None)))
+    return rows + [{"id": row["id"]} | _nll(row) for row in nll.values()]
+
+
+def _nll(row: dict[str, Any] | None) -> dict[str, Any]:
+    return {"scored": {name: value for name, value in row.items() if name != "id"}} if row else {}
+
+
 def run(settings: Eval) -> None:
     """Run eval.yaml and print the result; every file is written at the end, all or none."""
-    if settings.batch_size < 1 or settings.bootstrap < 100 or settings.limit < 0:
-        raise UserError("expected batch_size >= 1, bootstrap >= 100 rounds and limit >= 0 (0: all)")
+    if settings.batch_tokens < 0 or settings.limit < 0:
+        raise UserError("expected batch_tokens >= 0 (0: by the device) and limit >= 0 (0: all)")
+    arms, output = arms_of(settings), Path(settings.output)
     data = data_counts(settings.dataset, settings.dataset_dir)
-    history = read_history(settings.adapter)
-    answers = read_answers(settings.output, settings.adapter)
+    histories = {arm.name: read_history(arm.place) for arm in arms if arm.kind in ("adapter", "model")}
+    answers = read_answers(settings.output, arms)
+    scores, each = scores_of(answers, output)
     perplexity = compare(
-        settings.train, settings.adapter, settings.dataset, settings.batch_size, settings.bootstrap, settings.limit
+        settings.train, arms, settings.dataset, settings.batch_tokens, settings.limit, settings.train_rows
     )
     rows = perplexity.pop("rows")
     metrics = {
+        "arms": [arm.name for arm in arms],
         "perplexity": perplexity,
-        **({"thought_well_formed": score_thoughts(answers)} if answers else {}),
+        **scores,
         "data": data,
-        "training": training_summary(history),
+        "training": {name: training_summary(history) for name, history in histories.items() if history},
         "made_from": {
             "train": settings.train,
             "train_sha256": sha256_file(settings.train),
             "dataset": settings.dataset,
-            "adapter": settings.adapter,
-            "adapter_sha256": adapter_hash(settings.adapter),
+            "arms": {arm.name: arm.place for arm in arms},
+            "weights": {arm.name: fingerprint(arm.place) for arm in arms if arm.kind in ("adapter", "model")},
             "versions": {name: version(name) for name in PACKAGES},
         },
     }
-    output = Path(settings.output)
+    found = samples(answers, each, rows)
     write_all(
         {
-            output / "samples.jsonl": "".join(to_json(row) + "\n" for row in rows),
+            output / "samples.jsonl": "".join(to_json(row) + "\n" for row in found),
             output / "metrics.json": to_json(metrics, indent=1) + "\n",
-            output / "index.html": to_page(metrics, answers, history),
+            output / "index.html": to_page(metrics, found, histories),
             output / "report.md": to_markdown(metrics),
         }
     )
