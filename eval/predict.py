@@ -4,7 +4,7 @@
 
 Asked are the questions of a registered data set and, if named, a file of instructions with their checks. Arms are
 those of `eval.arms`; what is no server elsewhere answers through `llamafactory-cli api` and serve.yaml. What was
-answered is in answers.journal.jsonl and is never asked again, unless the weights, the prompt or the sampling changed.
+answered is in answers-<arm>.journal.jsonl and is never asked again, unless the weights, the prompt or the sampling changed.
 One line out a prompt, in answers-<arm>.jsonl, in the order of the prompts:
 
     {"id": "6b1f…", "prompt": "夜里咳嗽三周……", "reference": "<think>\\n……", "think": "躺下加重……", "answer": "先查……",
@@ -144,7 +144,7 @@ def answer(arm: Arm, rows: list[dict[str, Any]], settings: Predict) -> int:
     model = arm.model or (arm.name if settings.base_url else f"{Path(settings.serve).parent.name}-{weights[:12]}")
     asked = questions(rows, settings, model)
     out = Path(settings.output)
-    with Journal(out / "answers.journal.jsonl") as journal:
+    with Journal(out / f"answers-{arm.name}.journal.jsonl") as journal:
         if any(key_of(question) not in journal for question in asked):
             with server_of(arm, settings, model) as (at, key):
                 ask_missing(at, key, journal, asked, f"{arm.name} answers")

@@ -20,6 +20,7 @@ from chat.server import serve
 from eval.predict import Predict, run
 from recipe import UserError
 from tests.conftest import ROOT
+from tests.teacher import teacher
 
 
 @pytest.fixture
@@ -76,17 +77,55 @@ def test_it_ends_with_the_process_that_started_it(recipe: str, tmp_path: Path, n
     assert gone(port)
 
 
+def read(folder: Path, arm: str) -> list[dict]:
+    return [json.loads(line) for line in (folder / f"answers-{arm}.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
 @pytest.mark.slow
-def test_both_arms_answer_the_same_questions(tiny: SimpleNamespace, recipe: str, tmp_path: Path) -> None:
-    run(Predict(recipe, "tiny_eval", str(tmp_path), limit=3, max_tokens=8, dataset_dir=str(tiny.root)))
-    base, tuned = (
-        [json.loads(line) for line in (tmp_path / f"answers-{arm}.jsonl").read_text(encoding="utf-8").splitlines()]
-        for arm in ("base", "tuned")
+def test_both_arms_answer_the_same_prompts_once(
+    tiny: SimpleNamespace, recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    instructions = tmp_path / "instructions.jsonl"
+    instructions.write_text(
+        '{"id": "i1", "question": "三句话说说发热。", "checks": [{"check": "len.sentences", "most": 3}]}\n'
     )
-    assert [row["id"] for row in base] == [row["id"] for row in tuned] and len(base) == 3
-    assert [row["answer"] for row in base] != [row["answer"] for row in tuned]
-    assert all(row["finish_reason"] == "length" and row["completion_tokens"] == 8 for row in base)
-    assert {row["adapter_sha256"] for row in base} == {None}
+    settings = Predict(
+        recipe, "tiny_eval", str(tmp_path), str(instructions), limit=3, max_tokens=8, dataset_dir=str(tiny.root)
+    )
+    run(settings)
+    base, tuned = (read(tmp_path, arm) for arm in ("base", "tuned"))
+    assert [row["id"] for row in base] == [row["id"] for row in tuned] and len(base) == 4
+    assert [row["asked"] for row in base] == [row["asked"] for row in tuned]
+    assert base[3]["checks"] == [{"check": "len.sentences", "most": 3}] and "checks" not in base[0]
+    assert [row["raw"] for row in base] != [row["raw"] for row in tuned]
+    assert all(row["finish_reason"] == "length" and row["tokens"] == 8 for row in base)
+    assert {row["weights"] for row in base}.isdisjoint(row["weights"] for row in tuned)
+    before = (tmp_path / "answers-tuned.jsonl").read_bytes()
+    monkeypatch.setattr("eval.predict.serve", lambda *_: pytest.fail("a server was started, though all is answered"))
+    run(settings)
+    assert (tmp_path / "answers-tuned.jsonl").read_bytes() == before
+
+
+def test_an_arm_may_be_a_server_elsewhere(
+    tiny: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-planted-0123456789")
+    with (
+        teacher(style="cot", faults=0.2, kinds="500") as one,
+        teacher(style="cot", thought="inline", refuses="top_p") as two,
+    ):
+        arms = [f"a={one.base_url}#teacher", f"b={two.base_url}#teacher"]
+        settings = Predict("recipes/demo/serve.yaml", "tiny_eval", str(tmp_path), arms=arms, dataset_dir=str(tiny.root))
+        with pytest.raises(UserError, match=r"\d+ of \d+ prompts have no answer; the same command asks them again"):
+            run(settings)
+        assert {row["finish_reason"] for row in read(tmp_path, "b")} == {"failed"}
+        two.set(refuses="")
+        run(settings)
+    rows = {arm: read(tmp_path, arm) for arm in "ab"}
+    assert all(
+        row["raw"] == f"<think>\n{row['think']}\n</think>\n\n{row['answer']}" for row in [*rows["a"], *rows["b"]]
+    )
+    assert [row["asked"] for row in rows["a"]] == [row["asked"] for row in rows["b"]]
 
 
 @pytest.mark.slow
@@ -104,7 +143,9 @@ def test_a_missing_model_folder_is_named_at_once(recipe: str, tmp_path: Path) ->
 
 def test_a_missing_adapter_is_named_before_any_server_starts(tiny: SimpleNamespace, tmp_path: Path) -> None:
     (tmp_path / "serve.yaml").write_text(f"model_name_or_path: x\nadapter_name_or_path: {tmp_path}\n")
-    with pytest.raises(UserError, match=r"adapter_model\.safetensors: no such file"):
+    with pytest.raises(
+        UserError, match=r"arms: tuned: .* has no adapter_config\.json and no config\.json; train it first"
+    ):
         run(Predict(f"{tmp_path}/serve.yaml", "tiny_eval", str(tmp_path), dataset_dir=str(tiny.root)))
 
 
