@@ -56,7 +56,8 @@ from bench.near import table
 from bench.train import commit
 from chat.journal import key_of
 from chat.logprobs import Positions, Reader, Writer, read_vocabulary
-from preprocess.ask import Asker, Label, records
+from preprocess.ask import Asker, Label
+from preprocess.given import given
 from preprocess.records import to_json
 from recipe import load
 from tests.teacher import Teacher, encode, logprobs
@@ -281,7 +282,7 @@ def memory(bench: Bench, count: int, missing: int) -> Run:
         asker = Asker(settings, "teacher", "none")
         out.mkdir()
         with open(out / "journal.jsonl", "w", encoding="utf-8") as file:
-            for _, _, shown in islice(records(settings), count - missing):
+            for _, _, shown, _ in islice(given(settings, frozenset()), count - missing):
                 (question,) = asker.questions(shown)
                 key = key_of(question.asked, question.id, question.sample)
                 file.write(to_json(line | {"key": key, "id": question.id}) + "\n")

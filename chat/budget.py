@@ -1,8 +1,9 @@
 """What a run may cost: tokens, money and hours, each reserved before a question is sent and settled by its reply.
 
 budget = Budget(max_tokens=1_000_000, max_usd=20.0, usd_in=0.5, usd_out=2.0)
-if budget.reserve(prompt=800, completion=4096): …   # False: it could pass a cap, or would while others are out
-budget.settle(reserved, prompt=790, completion=350)
+if not budget.exceeded_by(cost := Cost(800, 4096)):  # on top of all that is out
+    budget.reserve(cost)
+    budget.settle(cost, Cost(790, 350))
 """
 
 from __future__ import annotations

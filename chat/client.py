@@ -26,7 +26,7 @@ import urllib.request
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -41,6 +41,7 @@ from preprocess import think
 from recipe import UserError, read_text
 
 T = TypeVar("T")
+PROBE_TOKENS = 2048  # of the answer that shows whether a server holds to a schema, thought and all
 PROBES = 4  # questions to a server that has not answered yet, until it has had time to refuse one
 REFUSAL_SECONDS = {True: 0.1, False: 1.0}  # that time, for a server on this machine, and for another
 AHEAD = 4  # questions taken from the iterator and not yet handed back, in multiples of `concurrency`
@@ -48,7 +49,12 @@ BACKOFF, LONGEST_BACKOFF = 0.5, 60.0  # seconds
 LONGEST_IN_TURN = 4.0  # after a 429 or a Retry-After: how fast all of them ask, the limiter knows
 DRAINING = 60.0  # seconds for what is in flight when a run ends that had answers
 FATAL_TRIES = 3  # for a question that is refused for good while others are answered
+DONE = object()
 UNREACHED = -1  # instead of an HTTP status
+MOST_TOKENS = 1 << 32
+# What other servers than OpenAI's call `stop` and `length`.
+FINISHED = dict.fromkeys(("stop", "eos", "eos_token", "end_turn", "stop_sequence"), "stop")
+FINISHED |= dict.fromkeys(("length", "max_tokens", "max_length"), "length")
 RAW = 20_000  # characters kept of what came instead of an answer
 # Providers don't agree on the status of these.
 ACCOUNT = re.compile(
@@ -107,10 +113,10 @@ class Settings:
     def __post_init__(self) -> None:
         numbers = "concurrency max_tries retry_seconds outage_seconds connect_timeout first_token_timeout timeout"
         for name in numbers.split():
-            if getattr(self, name) <= 0:
-                raise UserError(f"{name} must be more than 0, got {getattr(self, name)}")
+            if not 0 < getattr(self, name) < math.inf:
+                raise UserError(f"{name} must be a number of more than 0, got {getattr(self, name)}")
         for name in ("requests_per_minute", "tokens_per_minute"):
-            if getattr(self, name) < 0:
+            if not 0 <= getattr(self, name) < math.inf:
                 raise UserError(f"{name} must be 0 (no limit) or more, got {getattr(self, name)}")
         if not self.urls:
             raise UserError("base_url: expected one URL or a list of them, e.g. http://127.0.0.1:8000/v1")
@@ -147,6 +153,8 @@ class Reply:
     text            the answer without the thought; "" where a thought was opened and never closed
     finish_reason   as the server gave it, but `unclosed` for such a thought that it ended by `stop`
     raw             the content as it came
+    usage           as the server gave it, but for counts that can't be
+    lost_tokens     prompt and completion tokens of earlier tries that the server counted and that held no answer
     logprobs        as the server gave them: one object a token, or None
     """
 
@@ -161,6 +169,7 @@ class Reply:
     latency: float = 0.0  # seconds of the try that succeeded
     tries: int = 1
     server: str = ""
+    lost_tokens: tuple[int, int] = (0, 0)
     logprobs: list[dict[str, Any]] | None = None
 
 
@@ -181,6 +190,7 @@ class Failure:
     message: str
     tries: int
     raw: str = ""
+    lost_tokens: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True)
@@ -193,6 +203,7 @@ class _Refusal:
     status: int = 200
     retry_after: float = 0.0  # seconds
     hopeless: str = ""
+    usage: dict[str, Any] = field(default_factory=dict)
 
 
 class Stopped(Exception):
@@ -200,7 +211,11 @@ class Stopped(Exception):
 
 
 class BadReply(Exception):
-    """HTTP 200, and no whole answer in it."""
+    """HTTP 200, and no whole answer in it; `usage` is what it cost all the same, where the server says so."""
+
+    def __init__(self, message: str, usage: dict[str, Any] | None = None) -> None:
+        super().__init__(message)
+        self.usage = usage or {}
 
 
 # --- the key ----------------------------------------------------------------------------------------------------------
@@ -273,7 +288,9 @@ class _Server:
         self.hopeless: list[_Refusal] = []  # in a row, the latest ones
         scheme = urllib.parse.urlsplit(url).scheme
         proxies = {} if self.local else urllib.request.getproxies()
-        if (proxies.get(scheme) or proxies.get("all") or "").startswith("socks"):
+        through = proxies.get(scheme) or proxies.get("all") or ""
+        self.proxy = urllib.parse.urlsplit(through).netloc.rpartition("@")[2]  # without a password
+        if through.startswith("socks"):
             raise UserError(f"{scheme}_proxy, all_proxy: a SOCKS proxy is not supported; set an http:// one")
         timeout = httpx2.Timeout(None, connect=settings.connect_timeout, read=settings.first_token_timeout)
         limits = httpx2.Limits(max_connections=0, keepalive_expiry=4.0)  # to aiohttp, 0 is no limit
@@ -369,8 +386,9 @@ class Client:
         self._error = self._error or error
         self.stop(DRAINING if self._answered else 0.0)
 
-    async def ask_all(self, questions: Iterable[Question]) -> AsyncIterator[tuple[Question, Reply | Failure]]:
-        """Every question with what came of it, as it comes. A question is taken from `questions` when it can be sent.
+    async def ask_all(self, questions: Iterable[Question | None]) -> AsyncIterator[tuple[Question, Reply | Failure]]:
+        """Every question with what came of it, as it comes. A question is taken from `questions` when it can be sent;
+        a None among them lets the others go on, where the next one takes a while to be found.
 
         Raises UserError when no server can answer any more, and what `questions` raises, each after handing out what
         was in flight. After `stop` it ends early; a question that is missing then was not answered.
@@ -394,7 +412,11 @@ class Client:
             await asyncio.gather(feeding, *tasks, return_exceptions=True)
 
     async def _feed(
-        self, questions: Iterator[Question], done: asyncio.Queue, room: asyncio.Semaphore, tasks: set[asyncio.Task]
+        self,
+        questions: Iterator[Question | None],
+        done: asyncio.Queue,
+        room: asyncio.Semaphore,
+        tasks: set[asyncio.Task],
     ) -> None:
         """Start a task a question, as permits come, and end when the last one has."""
 
@@ -417,12 +439,16 @@ class Client:
                 server, permit = await self._permit(new=True)
                 question = None
                 try:
-                    question = next(questions, None)
+                    question = next(questions, DONE)
                 finally:
-                    if question is None:
+                    if not isinstance(question, Question):
                         self._give_back(server, permit)
-                if question is None:
+                if question is DONE:
                     return
+                if question is None:
+                    room.release()
+                    await asyncio.sleep(0)
+                    continue
                 task = asyncio.create_task(ask(question, server, permit))
                 for group in (tasks, self._tasks):
                     group.add(task)
@@ -467,7 +493,7 @@ class Client:
     async def _supports_schema(self, model: str) -> bool:
         schema = {"type": "object", "properties": {"greeting": {"type": "string"}}, "required": ["greeting"]}
         schema |= {"additionalProperties": False}
-        asked = {"model": model, "messages": [{"role": "user", "content": "Say hello."}]}
+        asked = {"model": model, "messages": [{"role": "user", "content": "Say hello."}], "max_tokens": PROBE_TOKENS}
         asked |= {"response_format": {"type": "json_schema", "json_schema": {"name": "hello", "schema": schema}}}
         for tries in range(1, self.settings.max_tries + 1):
             outcome = await self._try(*await self._permit(), self._body(asked))
@@ -478,24 +504,26 @@ class Client:
             if outcome.hopeless in ("model", "url"):  # is that what it lacks, or does it say so of the schema?
                 asked.pop("response_format", None)
             await self._sleep(_wait(outcome, tries))
-        return False
+        raise UserError(f"{outcome.message}; it can't be asked whether it holds to a schema, run it again later")
 
     # --- one question -------------------------------------------------------------------------------------------------
 
     async def _ask(self, question: Question, server: _Server, permit: Permit) -> Reply | Failure:
-        body, began, tries, counted = self._body(question.asked), time.monotonic(), 0, 0
+        body, began, tries, counted, lost = self._body(question.asked), time.monotonic(), 0, 0, (0, 0)
         while True:
             tries += 1
             outcome = await self._try(server, permit, body)
             if isinstance(outcome, Reply):
-                return replace(outcome, tries=tries)
+                return replace(outcome, tries=tries, lost_tokens=lost)
+            told = (outcome.usage.get("prompt_tokens", 0), outcome.usage.get("completion_tokens", 0))
+            lost = (lost[0] + told[0], lost[1] + told[1])
             counted += outcome.kind != "rate_limit" and outcome.status != UNREACHED and outcome.hopeless != "account"
             most = 1 if outcome.kind == "refused_request" else self.settings.max_tries
             if server.answered and outcome.hopeless in RETRIED_RARELY:
                 most = min(most, FATAL_TRIES)
             wait = _wait(outcome, tries)
             if counted >= most or time.monotonic() + wait - began > self.settings.retry_seconds:
-                return Failure(outcome.kind, outcome.message, tries, outcome.raw)
+                return Failure(outcome.kind, outcome.message, tries, outcome.raw, lost)
             await self._sleep(wait)
             server, permit = await self._permit(avoid=server)
 
@@ -521,7 +549,7 @@ class Client:
             raise
         now = time.monotonic()
         if isinstance(outcome, Reply):
-            limiter.ok(permit, now, _number(outcome.usage.get("total_tokens")))
+            limiter.ok(permit, now, outcome.usage.get("total_tokens", 0))
             self._answered = server.answered = True
             self._failing_since, server.hopeless = math.inf, []
             self._open(server)
@@ -644,7 +672,8 @@ class Client:
             return read_reply(response.headers.get("content-type", ""), content)
         except BadReply as error:
             page = "page" if b"<html" in content[:2000].lower() else ""
-            return self._lost(server, "bad_reply", f"HTTP 200, but {error}", content, hopeless=page)
+            lost = self._lost(server, "bad_reply", f"HTTP 200, but {error}", content, hopeless=page)
+            return replace(lost, usage=error.usage)
 
     def _refused(self, server: _Server, response: httpx2.Response) -> _Refusal:
         """What a status other than 2xx means; ERROR texts tell an empty account and an unknown model apart."""
@@ -684,6 +713,8 @@ class Client:
         if isinstance(cause, aiohttp.ClientConnectorError):
             reason = cause.os_error
             said = os.strerror(reason.errno) if (reason.errno or 0) > 0 else reason.strerror or str(reason)
+        if not server.local and (proxy := server.proxy):
+            said = f"{said} (by the proxy {proxy} of the environment)"
         if isinstance(cause, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError | ssl.SSLError):
             return self._lost(server, "connection", said, status=UNREACHED, hopeless="unreachable")
         if isinstance(cause, aiohttp.ServerTimeoutError | TimeoutError | httpx2.TimeoutException):
@@ -703,7 +734,8 @@ class Client:
     ) -> _Refusal:
         """A _Refusal with the server's address, in one line, and without the key, which some servers repeat."""
         line = " ".join(f"{server.url}: {self._scrubbed(said)}".split())
-        return _Refusal(kind, line[:500], content.decode(errors="replace")[:RAW], status, retry_after, hopeless)
+        line = "".join(char if char.isprintable() else "?" for char in line[:500])
+        return _Refusal(kind, line, content.decode(errors="replace")[:RAW], status, retry_after, hopeless)
 
     def _scrubbed(self, text: str) -> str:
         return text.replace(self._key, "***") if len(self._key) > 7 else text
@@ -758,26 +790,37 @@ def read_reply(content_type: str, content: bytes) -> Reply:
     if not isinstance(message, dict):
         raise BadReply("there is no choice in it")
     raw, finish = _text(message.get("content")) or _text(message.get("refusal")), _text(choice.get("finish_reason"))
+    finish, usage = FINISHED.get(finish.lower(), finish), _counted(value.get("usage"))
     parts = think.split(raw)
     source = next((name for name in ("reasoning", "reasoning_content") if _text(message.get(name))), "")
     thought = _text(message.get(source)).strip() or parts.think
     if not source and think.has_tag(raw):
         source = "closing_tag" if parts.fault == "unopened" else "inline"
     if finish == "error":
-        raise BadReply("it ended with an error")
+        raise BadReply("it ended with an error", usage)
     if finish in ("stop", "") and not thought and not parts.answer:
-        raise BadReply("the answer is empty")
+        raise BadReply("the answer is empty", usage)
     return Reply(
         text=parts.answer,
         think=thought,
         think_from=source if thought else "",
         raw=raw,
         finish_reason="unclosed" if finish == "stop" and parts.fault == "unclosed" else finish,
-        usage=value["usage"] if isinstance(value.get("usage"), dict) else {},
+        usage=usage,
         model=_text(value.get("model")),
         fingerprint=_text(value.get("system_fingerprint")),
         logprobs=_tokens(choice) or None,
     )
+
+
+def _counted(usage: Any) -> dict[str, Any]:
+    """A `usage` without counts that can't be: negative, no integers, more than any answer has."""
+    given = usage if isinstance(usage, dict) else {}
+    return {name: value for name, value in given.items() if not name.endswith("_tokens") or _is_count(value)}
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value < MOST_TOKENS
 
 
 def _json(content: bytes) -> Any:
@@ -860,7 +903,3 @@ def _is_object(text: str) -> bool:
     with suppress(ValueError):
         return isinstance(json.loads(text), dict)
     return False
-
-
-def _number(value: Any) -> float:
-    return value if isinstance(value, int | float) and not isinstance(value, bool) and value > 0 else 0.0

@@ -526,8 +526,8 @@ class Figures:
     """What the lines of a journal add up to.
 
     `failed` has the keys that are not answered yet, by the kind of their last error. The tokens are those of every
-    reply that has a `usage`, of failed ones, too. `thought_from` and `teachers` count answers: by where their thought
-    came from, and by the model's name and fingerprint.
+    line, failed ones too: what it says was `spent`, else its `usage`. `thought_from` and `teachers` count answers: by
+    where their thought came from, and by the model's name and fingerprint.
     """
 
     lines: int = 0
@@ -623,13 +623,16 @@ def _dict(value: Any) -> dict[str, Any]:
 
 
 def tokens_of(entry: dict[str, Any]) -> tuple[int, int]:
-    """Tokens of the question and of the answer, by the server's `usage`, which a failed outcome keeps beside its error
-    or in it; 0 where the server told none."""
+    """Tokens of the question and of the answer: what the line says was `spent`, else by the server's `usage`, which a
+    failed outcome keeps beside its error or in it; 0 where the server told none."""
+    spent = entry.get("spent")
+    if isinstance(spent, list) and len(spent) == 2 and all(type(count) is int for count in spent):
+        return spent[0], spent[1]
     error = _dict(entry.get("error"))
     usages = (_dict(_dict(part).get("usage")) for part in (entry.get("reply"), error.get("reply"), error))
     usage = next(filter(None, usages), {})
     prompt, completion = (usage.get(name) for name in ("prompt_tokens", "completion_tokens"))
-    return prompt if isinstance(prompt, int) else 0, completion if isinstance(completion, int) else 0
+    return prompt if type(prompt) is int else 0, completion if type(completion) is int else 0
 
 
 def _prove_rows(path: str, outputs: Sequence[str], answered: Answered, findings: Findings) -> Counter[str]:

@@ -19,12 +19,11 @@ EVERY = 10.0  # seconds between plain lines
 
 
 class Panel(AbstractContextManager["Panel"]):
-    """Counts of a run; of `total` questions, None until they are counted, `known` were answered before. A reply may
+    """Counts of a run; of `total` questions (0: not known), `known` were answered before. A reply may
     raise one more: its repair."""
 
-    def __init__(self, title: str, budget: Budget) -> None:
-        self.title, self.budget = title, budget
-        self.total: int | None = None
+    def __init__(self, title: str, budget: Budget, total: int = 0) -> None:
+        self.title, self.budget, self.total = title, budget, total
         self.known = self.raised = self.answered = self.failed = self.asked = self.flying = 0
         self.errors: Counter[str] = Counter()  # tries that came to nothing, by kind
         self.begun = self.said = time.monotonic()
@@ -56,7 +55,7 @@ class Panel(AbstractContextManager["Panel"]):
 
     @property
     def questions(self) -> int:
-        """All of them, those of replies included; 0 until they are counted."""
+        """All of them, those of replies included; 0 where they are not known."""
         return self.total + self.raised if self.total else 0
 
     def say(self) -> None:

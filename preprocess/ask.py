@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, fields
 from functools import lru_cache
 from hashlib import sha256
-from itertools import islice
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -17,11 +16,9 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from chat.client import Question, Settings
 from chat.reading import Reading, read_object
 from preprocess.data import files_in
-from preprocess.gates import EXPLAINED, GATES, Gates
-from preprocess.healthai import cut_diagnosis
-from preprocess.privacy import mask_record
+from preprocess.gates import GATES, Gates
 from preprocess.records import Record
-from preprocess.sources import READERS, read_records
+from preprocess.sources import READERS
 from recipe import UserError, read_text
 
 KINDS = ("diagnosis", "cot")
@@ -30,6 +27,7 @@ KEYS = ("reason", "diseases")
 FAULTS = {
     "no_object": "里面没有 JSON 对象",
     "not_json": "里面的 JSON 不完整或格式有误",
+    "truncated": "里面的 JSON 没有写完",
     "missing_key": "缺少要求的键",
     "ambiguous": "里面有几个不同的 JSON 对象，或者后来又更正了",
     "wrong_type": "键的值不是文本",
@@ -56,12 +54,13 @@ SCHEMA: dict[str, Any] = {
 class Label:
     """What `python -m preprocess.label` is asked for.
 
-    `prompt` is a Jinja2 file that gets `question`, `id` and a patient record's `fields`; `examples` a file of answered
+    `prompt` is a Jinja2 file that gets `question` and a patient record's `fields`; `examples` a file of answered
     records, shown before it. `n` answers a record, of which the majority must agree (`min_agreement`). `serve` names a
     serve.yaml, whose model then answers on this machine. Identifiers are masked unless the server is `local`.
     Money is counted at `usd_in` and `usd_out` a million tokens; a run stops before it passes `max_usd`,
-    `max_total_tokens` or `max_hours`, 0 being no cap, and says what is left. `api_key_env` names the variable that
-    holds the key, `api_key_file` a file outside the repository. `dry_run` shows three filled prompts and the price.
+    `max_total_tokens`, and at `max_hours` of its own, 0 being no cap, and says what is left. `api_key_env` names the
+    variable that holds the key, `api_key_file` a file outside the repository. `dry_run` shows three filled prompts and
+    the price.
     `top_logprobs` of each token are kept in answers.logprobs, by the ids that the server tells (`token_ids`: vLLM does)
     or that `tokenizer`, the teacher's folder, has for them. `gates` are those of `preprocess.gates`, with their bounds.
     """
@@ -149,15 +148,29 @@ def check(settings: Label) -> None:
     ):
         if (value := getattr(settings, name)) not in known:
             raise UserError(f"{name}: unknown {value!r}; expected one of {', '.join(known)}")
-    if unknown := [name for name in settings.gates if name not in EXPLAINED]:
-        raise UserError(f"gates: unknown {unknown[0]!r}; expected names out of {', '.join(EXPLAINED)}")
+    if unknown := [name for name in settings.gates if name not in (*GATES, "agreement")]:
+        raise UserError(f"gates: unknown {unknown[0]!r}; expected names out of {', '.join(GATES)}, agreement")
     for name, least, most in (
         *(("n", 1, 64), ("max_tokens", 1, 10**6), ("temperature", 0, 2), ("top_p", 0, 1), ("min_evidence", 0, 1)),
         *(("min_agreement", 0, 1), ("limit", 0, 2**31), ("top_logprobs", 0, 20), ("concurrency", 1, 4096)),
+        *(("seed", -1, 2**31), ("min_characters", 0, 10**6), ("max_characters", 1, 10**6)),
         *((name, 0, float("inf")) for name in ("max_usd", "max_total_tokens", "max_hours", "usd_in", "usd_out")),
     ):
         if not least <= getattr(settings, name) <= most:
             raise UserError(f"{name}: expected {least} to {most}, got {getattr(settings, name)}")
+    if not settings.inputs:
+        raise UserError("input: name a file, a folder, or several of them")
+    named = [settings.input] if isinstance(settings.input, str) else settings.input
+    if Path(settings.output).resolve() in {Path(path).resolve() for path in named}:
+        raise UserError(
+            f"output: {settings.output} is also the input; what is written would be read; name another folder"
+        )
+    if settings.kind == "cot" and settings.response_format != "none":
+        raise UserError("response_format: holds diagnoses to their schema; kind: cot asks for plain text, leave it out")
+    if settings.min_characters > settings.max_characters:
+        raise UserError(f"min_characters: {settings.min_characters} is more than max_characters")
+    if settings.tokenizer and not Path(settings.tokenizer).expanduser().is_dir():
+        raise UserError(f"tokenizer: {settings.tokenizer} is no folder; name the teacher's, or leave the key out")
     if settings.max_usd and not settings.usd_in + settings.usd_out:
         raise UserError("max_usd: needs the prices, usd_in and usd_out, in dollars for a million tokens")
     if bool(settings.urls) == bool(settings.serve):
@@ -173,27 +186,6 @@ def check(settings: Label) -> None:
         raise UserError("n: several answers at temperature 0 are one answer; set a temperature")
 
 
-def is_local(settings: Label) -> bool:
-    """Whether records stay on this machine, or the recipe says that they may leave it as they are."""
-    return settings.local or bool(settings.serve) or all(urlsplit(url).hostname in LOCAL for url in settings.urls)
-
-
-def records(settings: Label) -> Iterator[tuple[str, Record, Record]]:
-    """Yield (place, record, what may be shown of it) for each record, its own diagnosis cut and identifiers masked."""
-    for place, record in inputs(settings):
-        shown = record
-        if "feature_content" in READERS[record.source].shapes[0] or record.source in ("healthai", "diagnosis"):
-            shown = replace(record, question=cut_diagnosis(record.question)[0].strip())
-        yield place, record, shown if is_local(settings) else mask_record(shown)[0]
-
-
-def inputs(settings: Label) -> Iterator[tuple[str, Record]]:
-    """The records as they stand in the files, with their places; `limit` of them, if that is set."""
-    kind = "" if settings.source == "auto" else settings.source
-    read = (found for path in settings.inputs for found in read_records(path, kind))
-    return islice(read, settings.limit or None)
-
-
 def read(reply: dict[str, Any], kind: str) -> Reading:
     """The object in a reply; of plain text an empty reading without a fault."""
     return Reading(None, "text", "") if kind == "cot" else _read(reply["text"], reply["finish_reason"])
@@ -205,41 +197,58 @@ def _read(text: str, finish_reason: str) -> Reading:
 
 
 class Asker:
-    """Turns records into questions; `prompts` is, by file, the hash of each prompt that is used."""
+    """Turns records into questions; `prompts` is, by file, the hash of each prompt that is used.
 
-    def __init__(self, settings: Label, model: str, response_format: str) -> None:
+    `examples` are answered records as they are shown. Raises UserError for a prompt that can't be filled.
+    """
+
+    def __init__(self, settings: Label, model: str, response_format: str, examples: Sequence[Record] = ()) -> None:
         self.settings, self.model, self.response_format = settings, model, response_format
         self.prompts: dict[str, str] = {}
         self.template = self._template(settings.prompt)
         self.repair_template = self._template(str(Path(__file__).parent / "prompts/repair.j2"))
         self.verify_template = self._template(settings.verifier_prompt) if settings.verifier else None
-        self.examples = list(self._examples()) if settings.examples else []
+        self.examples = [message for record in examples for message in self._example(record)]
 
     def _template(self, path: str) -> jinja2.Template:
         text = read_text(path)
-        self.prompts[Path(path).name] = sha256(text.encode()).hexdigest()
+        if not text.strip():
+            raise UserError(f"{path}: is empty; expected a prompt")
+        self.prompts[path] = sha256(text.encode()).hexdigest()
         try:
-            return ImmutableSandboxedEnvironment(undefined=jinja2.StrictUndefined).from_string(text)
+            template = ImmutableSandboxedEnvironment(undefined=jinja2.StrictUndefined).from_string(text)
         except jinja2.TemplateSyntaxError as error:
             raise UserError(f"{path}:{error.lineno}: {error.message}; mend the prompt") from None
+        template.filename = path
+        return template
 
     def _fill(self, template: jinja2.Template, **values: Any) -> str:
         try:
             return template.render(**values).strip()
-        except (jinja2.TemplateError, TypeError, ValueError, OverflowError) as error:
-            raise UserError(f"{self.settings.prompt}: {error}; known: question, id, fields") from None
+        except Exception as error:  # a template can raise whatever Python can
+            said = f"{type(error).__name__}: {error}".splitlines()[0]
+            raise UserError(f"{template.filename}: {said}; known: {', '.join(values)}") from None
 
-    def _examples(self) -> Iterator[dict[str, str]]:
-        for _, record in read_records(self.settings.examples):
-            yield {"role": "user", "content": self._prompt(record)}
-            yield {"role": "assistant", "content": record.answer}
+    def _example(self, record: Record) -> Iterator[dict[str, str]]:
+        if not record.answer:
+            raise UserError(f"{self.settings.examples}: record {record.id} has no answer; leave it out")
+        yield {"role": "user", "content": self._prompt(record)}
+        yield {"role": "assistant", "content": record.answer}
 
     def _prompt(self, record: Record) -> str:
-        return self._fill(self.template, question=record.question, id=record.id, fields=record.meta.get("fields", {}))
+        return self._fill(self.template, question=record.question, fields=record.meta.get("fields", {}))
+
+    def try_out(self, record: Record) -> None:
+        """UserError for any of the prompts that can't be filled, before anything is paid for."""
+        question = self.questions(record)[0]
+        self.repair(question, "", "")
+        if self.verify_template:
+            self.verify(record, "")
 
     def questions(self, record: Record) -> list[Question]:
         """The questions of a record, one a sample."""
-        system = [{"role": "system", "content": self.settings.system}] if self.settings.system else []
+        said = record.system or self.settings.system
+        system = [{"role": "system", "content": said}] if said else []
         messages = [*system, *self.examples, {"role": "user", "content": self._prompt(record)}]
         return [self._question(record.id, sample, messages) for sample in range(self.settings.n)]
 
@@ -255,11 +264,14 @@ class Asker:
 
     def repair_of(self, question: Question, reply: dict[str, Any]) -> Question | None:
         """The repair of a whole reply that holds no object, where it was asked for; a repair has none itself."""
-        plain = bool(self.settings.system) + len(self.examples) + 1
-        if not self.settings.repair or question.sample == VERIFIED or len(question.asked["messages"]) > plain:
+        messages = question.asked["messages"]
+        is_repair = len(messages) > (messages[0]["role"] == "system") + len(self.examples) + 1
+        if not self.settings.repair or question.sample == VERIFIED or is_repair:
             return None
         fault = read(reply, self.settings.kind).fault
-        return self.repair(question, reply["text"], FAULTS[fault]) if fault in FAULTS else None
+        if fault not in FAULTS or (fault == "truncated" and reply["finish_reason"] != "stop"):
+            return None
+        return self.repair(question, reply["text"], FAULTS[fault])
 
     def verify(self, record: Record, answer: str) -> Question:
         """The verifier's question about an answer that has passed all other gates."""

@@ -47,7 +47,7 @@ def choose(record: Record, shown: str, outcomes: list[Outcome], settings: Label)
     if missing := next((one for one in outcomes if one.reply is None), None):
         return Choice(None, missing.failure, missing.message)
     judged = [(one, candidate(one.reply, settings, shown)) for one in outcomes if one.reply]
-    faults = [gate(found, settings.bounds) for _, found in judged]
+    faults = [gate(found, settings.bounds) or _no_object(found, settings) for _, found in judged]
     passed = [pair for pair, fault in zip(judged, faults, strict=True) if not fault]
     if not passed:
         worst = Counter(faults).most_common(1)[0][0]
@@ -61,6 +61,11 @@ def choose(record: Record, shown: str, outcomes: list[Outcome], settings: Label)
     first = next(vote for vote, count in votes.items() if count == most)
     best = max((pair for pair in passed if _vote(pair[1]) == first), key=lambda pair: _support(pair[1]))
     return Choice(_row(record, *best, agreement, settings), answer=best[1].answer)
+
+
+def _no_object(found: Candidate, settings: Label) -> str:
+    """Whatever the gates are: what holds no diagnosis is no row."""
+    return "schema" if settings.kind == "diagnosis" and found.value is None else ""
 
 
 def _vote(found: Candidate) -> frozenset[str]:
@@ -78,4 +83,5 @@ def _row(record: Record, outcome: Outcome, found: Candidate, agreement: float, s
     else:
         row = {"id": id_} | {key: to_text(found.value[key]) for key in KEYS} | {"feature_content": record.question}
         row |= {"reasoning_content": found.think} if found.think else {}
-    return row | ({"agreement": round(agreement, 3)} if settings.n > 1 else {}) | {"journal": outcome.key}
+    voted = settings.n > 1 and settings.kind == "diagnosis"
+    return row | ({"agreement": round(agreement, 3)} if voted else {}) | {"journal": outcome.key}

@@ -14,17 +14,25 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
-from preprocess.diagnosis import FALLBACKS
+from preprocess.diagnosis import FALLBACKS, disease_names
 from preprocess.normalise import HAN_CHAR, is_mojibake
 from preprocess.think import has_tag
 
+_CAN_NOT = r"(?:不能|无法|没法|没办法|不便)"
 _REFUSAL = re.compile(
-    r"作为(?:一个|一名)?(?:AI|人工智能|语言模型)|我(?:只)?是(?:一个|一款)?(?:AI|人工智能|语言模型)"
-    r"|(?:无法|不能|不便)(?:为您|为你|对此|直接)?(?:提供|给出|作出|做出)[^，。]{0,12}(?:诊断|建议|回答|帮助)"
-    r"|\bas an ai\b|\bi(?:'m| am) (?:sorry|unable)\b|\bi can(?:'|no)t (?:provide|assist|help|diagnose)\b",
+    r"作为(?:一个|一名)?(?:AI|人工智能|(?:大)?语言模型)|我(?:只)?是(?:一个|一款)?(?:AI|人工智能|(?:大)?语言模型)"
+    rf"|(?:抱歉|对不起)[^。！？]{{0,15}}{_CAN_NOT}|我{_CAN_NOT}(?:为您|为你|给您|直接|对此)?(?:回答|提供|给出|协助|讨论)"
+    rf"|(?:这个|该|此类)问题我?{_CAN_NOT}"
+    r"|\bas an? (?:ai|(?:large )?language model)\b|\bi['’]?m sorry,? but i (?:can|am)|\bi am unable to\b"
+    r"|\bi (?:can['’]?t|cannot|won['’]?t) (?:help|assist|provide|answer|diagnose|comply)\b",
     re.IGNORECASE,
 )
+# What comes instead of a disease; and what turns the text around it, or is none.
+_NO_DISEASE = {"", "-", "无", "未知", "不详", "待查", "未见异常", "n/a", "none", "null", "unknown"}
+_CONTROL = re.compile("[\0-\x08\x0b-\x1f\x7f\u202a-\u202e\u2066-\u2069]")
+MOST_THOUGHT = 100_000  # characters: more is a model that does not stop
 _LETTER = re.compile(r"[^\W\d_]")
+_ASCII = re.compile("[A-Za-z]")
 _PAIRED = re.compile(r"[^\W_]")
 
 
@@ -54,9 +62,9 @@ class Candidate:
 
 
 def _language(candidate: Candidate, bounds: Gates) -> bool:
-    letters = len(_LETTER.findall(candidate.answer))
-    han = len(HAN_CHAR.findall(candidate.answer))
-    return letters > 0 and (han < 0.5 * letters if bounds.language == "zh" else han > 0.1 * letters)
+    letters = _LETTER.findall(candidate.answer)
+    known = HAN_CHAR.findall(candidate.answer) if bounds.language == "zh" else _ASCII.findall(candidate.answer)
+    return bounds.language != "any" and len(known) < {"zh": 0.5, "en": 0.9}[bounds.language] * len(letters)
 
 
 def _thought(candidate: Candidate, bounds: Gates) -> bool:
@@ -75,6 +83,13 @@ def _unsupported(candidate: Candidate, bounds: Gates) -> bool:
     return evidence(_text(candidate.value.get("reason", "")), candidate.question) < bounds.min_evidence
 
 
+def _is_fallback(candidate: Candidate, _: Gates) -> bool:
+    if candidate.value is None:
+        return False
+    names = disease_names(_text(candidate.value.get("diseases", "")))
+    return names <= _NO_DISEASE or not names.isdisjoint(FALLBACKS)
+
+
 def _text(value: Any) -> str:
     return "；".join(map(str, value)) if isinstance(value, list) else str(value)
 
@@ -87,12 +102,10 @@ GATES: dict[str, Callable[[Candidate, Gates], bool]] = {
     "stray_tag": lambda c, _: has_tag(c.answer) or has_tag(c.think),
     "refusal": lambda c, _: _REFUSAL.search(c.answer[:200]) is not None,
     "schema": lambda c, _: bool(c.fault),
-    "fallback_label": lambda c, _: (
-        c.value is not None and _text(c.value.get("diseases", "")).strip() in ("", *FALLBACKS)
-    ),
-    "mojibake": lambda c, _: is_mojibake(c.answer) or is_mojibake(c.think),
+    "fallback_label": _is_fallback,
+    "mojibake": lambda c, _: any(is_mojibake(text) or _CONTROL.search(text) for text in (c.answer, c.think)),
     "language": _language,
-    "length": lambda c, b: not b.min_characters <= len(c.answer) <= b.max_characters,
+    "length": lambda c, b: not b.min_characters <= len(c.answer) <= b.max_characters or len(c.think) > MOST_THOUGHT,
     "evidence": _unsupported,
 }
 EXPLAINED = {
@@ -104,12 +117,15 @@ EXPLAINED = {
     "refusal": "the teacher refuses",
     "schema": "no JSON object with reason and diseases could be read",
     "fallback_label": "no disease, or a stopgap phrase",
-    "mojibake": "broken characters",
+    "mojibake": "broken characters, or such that control a screen",
     "language": "another language",
     "length": "too short or too long",
     "evidence": "the reason is not in the record",
     "agreement": "the samples disagree",
     "verifier": "the verifier finds it unsupported",
+    "verifier_unreadable": "the verifier says neither yes nor no",
+    "duplicate": "the same record stands before it",
+    "no_text": "there is nothing to ask about",
 }
 
 

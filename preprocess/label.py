@@ -21,6 +21,9 @@ labelled.jsonl and failed.jsonl are written from the journal, in the order of th
 from __future__ import annotations
 
 import asyncio
+import json
+import os
+import re
 import signal
 import sys
 from collections import Counter, deque
@@ -28,6 +31,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -38,16 +42,23 @@ from chat.client import Client, Failure, Question, Reply, Settings, Stopped, rea
 from chat.journal import Figures, Journal, key_of, tokens_of
 from chat.logprobs import Writer
 from chat.panel import Panel
-from chat.reading import read_object
 from chat.server import serve
-from preprocess.ask import Asker, Label, check, inputs, is_local, records, text_of
+from preprocess.ask import Asker, Label, check, text_of
 from preprocess.choose import Choice, Outcome, choose
 from preprocess.gates import EXPLAINED
+from preprocess.given import Given, given, inputs, is_local, shown, survey
 from preprocess.lengths import Lengths
 from preprocess.records import Record, read_rows, sha256_file, to_json
+from preprocess.sources import read_records
 from recipe import UserError, atomic, main, read_text, staged
 
 SHOWN = 3  # prompts of a dry run
+BREATH = 32  # known answers that are looked at before others go on
+MOST_RAW = 20_000  # characters of a reply in failed.jsonl; the journal has all of it
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+FINAL = ("refused_request", "fatal")  # failures that asking again won't mend
+VERDICT = re.compile(r"supported\W{1,8}(是|否|yes|no|true|false)", re.IGNORECASE)
+SUPPORTED = ("是", "yes", "true")
 NOT_ASKED = "its turn did not come; the same command goes on"
 PLACES = ("input", "output", "base_url", "serve", "api_key_env", "api_key_file", "tokenizer", "prompt", "examples")
 
@@ -58,30 +69,69 @@ def label(settings: Label) -> None:
     if settings.dry_run:
         dry_run(settings)
         return
-    Asker(settings, settings.model, "none")  # a prompt that can't be filled is said before anything is begun
-    out = Path(settings.output)
-    with ExitStack() as stack:
-        urls, key, model = settings.urls, "", settings.model
+    urls, model, out = settings.urls, settings.model, Path(settings.output)
+    key = "" if settings.serve else read_key(settings.client(urls, model))
+    try_out(settings)
+    total, repeated = survey(settings)
+    with Journal(out / "journal.jsonl", secrets=[key]) as journal, ExitStack() as stack:
+        check_labelled(out / "labelled.jsonl", journal)
         if settings.serve:
             server = stack.enter_context(serve(settings.serve, log=str(out / "server.log")))
             urls, key, model = [server.base_url], server.api_key, model or server.model
-        at = settings.client(urls, model)
-        key = key or read_key(at)
-        journal = stack.enter_context(Journal(out / "journal.jsonl", secrets=[key]))
-        check_labelled(out / "labelled.jsonl", journal)
-        run = Run(settings, journal, model)
+        run = Run(settings, journal, model, total, repeated)
         if settings.top_logprobs:
             where = (out / "answers.logprobs", settings.tokenizer, model, settings.top_logprobs)
             run.logprobs = stack.enter_context(Writer(*where))
-        error = asyncio.run(run.ask(at, key))
-        summary = write(run, out)
+        answered = len(journal)
+        error = asyncio.run(run.ask(settings.client(urls, model), key))
+        if error and len(journal) == answered:
+            raise error  # nothing is new: what was written before stays
+        try:
+            summary = write(run, out)
+        except UserError as other:
+            raise error or other from None
+    if run.without_logprobs:
+        print(
+            f"{run.without_logprobs} answers came without log-probabilities; can the server give them?", file=sys.stderr
+        )
     report(settings, summary)
+    conclude(run, summary, error)
+
+
+def try_out(settings: Label) -> None:
+    """UserError for a prompt or an example that can't be used, or a wandb without a key, before anything is begun."""
+    asker = _asker(settings, settings.model, "none")
+    for _, record in islice(inputs(settings), 1):
+        asker.try_out(shown(record, is_local(settings))[1])
+    if settings.report_to == "wandb":
+        check_wandb()
+
+
+def check_wandb() -> None:
+    import wandb
+
+    if os.environ.get("WANDB_MODE") not in ("offline", "disabled", "dryrun") and not wandb.api.api_key:
+        raise UserError("report_to: wandb has no key here; run `wandb login`, or set WANDB_MODE=offline")
+
+
+def _asker(settings: Label, model: str, response_format: str) -> Asker:
+    read = read_records(settings.examples) if settings.examples else ()
+    examples = [shown(record, is_local(settings))[1] for _, record in read]
+    asker = Asker(settings, model, response_format, examples)
+    if settings.examples:
+        asker.prompts[settings.examples] = sha256_file(settings.examples)
+    return asker
+
+
+def conclude(run: Run, summary: dict[str, Any], error: UserError | None) -> None:
+    """UserError where there is something left to do, with what to do."""
     if error:
         raise error
     if summary["left"]:
-        raise UserError(
-            f"{summary['left']} of {summary['records']} records are left ({run.stopped}); run it again to go on"
-        )
+        how = "raise it to go on" if run.stopped.startswith("max_") else "run it again to go on"
+        raise UserError(f"{summary['left']} of {summary['records']} records are left ({run.stopped}); {how}")
+    if again := {kind: number for kind, number in summary["failed"].items() if kind not in FINAL}:
+        raise UserError(f"{sum(again.values())} questions have no answer ({_listed(again)}); run it again to ask them")
 
 
 def check_labelled(path: Path, journal: Journal) -> None:
@@ -95,18 +145,20 @@ def check_labelled(path: Path, journal: Journal) -> None:
 class Run:
     """One run over the records: what is asked, what it costs, and why it stopped before its end, if it did."""
 
-    def __init__(self, settings: Label, journal: Journal, model: str) -> None:
+    def __init__(self, settings: Label, journal: Journal, model: str, total: int, repeated: frozenset[int]) -> None:
         self.settings, self.journal, self.model = settings, journal, model
+        self.total, self.repeated = total, repeated
         caps = (settings.max_total_tokens, settings.max_usd, settings.max_hours)
         self.budget = Budget(*caps, settings.usd_in, settings.usd_out)
         self.lengths = Lengths(settings.tokenizer, 0)
         self.response_format = settings.response_format
-        kept = Path(settings.output) / "response_format"
-        if settings.response_format == "auto" and kept.exists():
-            self.response_format = read_text(kept).strip()
-        self.asker = Asker(settings, model, self.response_format)
+        self.chosen = Path(settings.output) / "response_format.json"  # what `auto` stands for, of which model
+        if settings.response_format == "auto" and self.chosen.exists():
+            self.response_format = read_choice(self.chosen, model)
+        self.asker = _asker(settings, model, self.response_format)
         self.failures: dict[str, dict[str, Any]] = {}  # by key, the last one; read when nothing is asked any more
         self.logprobs: Writer | None = None
+        self.without_logprobs = 0
         self.writing = ThreadPoolExecutor(1)  # a Writer is for one thread
         self.stopped = ""
         self.again: deque[Question] = deque()  # questions that a reply has raised
@@ -119,27 +171,37 @@ class Run:
         try:
             self._count_spent()
             async with Client(at, key) as client:
-                loop.add_signal_handler(signal.SIGINT, self._interrupt, client)
+                for number in STOPPING:
+                    loop.add_signal_handler(number, self._interrupt, client)
+                if self.settings.max_hours:
+                    loop.call_later(3600 * self.settings.max_hours, self._stop, client, "max_hours")
                 await self._choose_format(client)
-                with Panel("label", self.budget) as panel:
-                    counting = asyncio.create_task(self._count(panel))
+                with Panel("label", self.budget, self.total * self.settings.n) as panel:
                     await self._ask_all(client, panel, self.questions())
-                    counting.cancel()
                 if self.settings.verifier and not self.stopped:
                     with Panel("verify", self.budget) as panel:
                         await self._ask_all(client, panel, self.verifications())
+                for url, said in client.refusing.items():
+                    print(f"{url} was left out: {said}", file=sys.stderr)
         except* UserError as group:
             self.stopped = self.stopped or "an error"
             error = next(_leaves(group))
         except* Stopped:
             pass
         finally:
-            loop.remove_signal_handler(signal.SIGINT)
+            for number in STOPPING:
+                loop.remove_signal_handler(number)
         return error
 
     def _interrupt(self, client: Client) -> None:
-        self.stopped = "interrupted"
-        client.stop()
+        """The first time what is in flight may be answered; the second time it is dropped."""
+        if not self.stopped:
+            print("stopping; what is in flight has 4 seconds", file=sys.stderr)
+        self._stop(client, "interrupted", 0.0 if self.stopped else 4.0)
+
+    def _stop(self, client: Client, why: str, grace: float = 4.0) -> None:
+        self.stopped = self.stopped or why
+        client.stop(grace)
 
     def _count_spent(self) -> None:
         """What earlier runs have used counts against the caps."""
@@ -151,21 +213,29 @@ class Run:
         """What `auto` stands for: asked of the server once, and kept, so that the questions stay the same."""
         if self.response_format == "auto":
             self.response_format = "json_schema" if await client.supports_schema(self.model) else "none"
-            with atomic(Path(self.settings.output) / "response_format") as file:
-                file.write(self.response_format + "\n")
-            self.asker = Asker(self.settings, self.model, self.response_format)
+            with atomic(self.chosen) as file:
+                file.write(to_json({"model": self.model, "response_format": self.response_format}) + "\n")
+            self.asker = _asker(self.settings, self.model, self.response_format)
+
+    def records(self) -> Iterator[Given]:
+        return given(self.settings, self.repeated)
 
     def questions(self) -> Iterator[Question]:
         """Every question of every record, in order."""
-        for _, _, shown in records(self.settings):
-            yield from self.asker.questions(shown)
+        for one in self.records():
+            if not one.skip:
+                yield from self.asker.questions(one.shown)
 
     def verifications(self) -> Iterator[Question]:
         """The verifier's question about every answer that has been chosen."""
-        for _, record, shown in records(self.settings):
-            choice = choose(record, shown.question, self.outcomes(shown), self.settings)
-            if choice.row:
-                yield self.asker.verify(shown, choice.answer)
+        for one in self.records():
+            choice = (
+                choose(one.record, one.shown.question, self.outcomes(one.shown), self.settings)
+                if not one.skip
+                else None
+            )
+            if choice and choice.row:
+                yield self.asker.verify(one.shown, choice.answer)
 
     async def _ask_all(self, client: Client, panel: Panel, rest: Iterator[Question]) -> None:
         """In rounds: one ends when a cap would be passed, and what its replies did not use is for the next."""
@@ -179,30 +249,25 @@ class Run:
         if self.held and not self.stopped:
             self.stopped = self.budget.exceeded_by(self._cost(self.held))
 
-    def _affordable(self, rest: Iterator[Question], panel: Panel) -> Iterator[Question]:
-        """What is not answered yet and what the replies raise, up to the first question that could pass a cap."""
-        while question := self._next(rest, panel):
+    def _affordable(self, rest: Iterator[Question], panel: Panel) -> Iterator[Question | None]:
+        """What is not answered yet and what the replies raise, up to the first question that could pass a cap; a None
+        now and then, so that others go on meanwhile."""
+        while question := self.held or (self.again.popleft() if self.again else next(rest, None)):
+            self.held, name = None, key(question)
+            if name in self.journal:
+                panel.known += 1
+                self._follow(question, self.journal.get(name)["reply"], panel)
+                if panel.known % BREATH == 0:
+                    yield None
+                continue
             cost = self._cost(question)
             if self.budget.exceeded_by(cost):
                 self.held = question
                 return
             self.budget.reserve(cost)
-            self.out[key(question)] = cost
+            self.out[name] = cost
             panel.asked += 1
             yield question
-
-    async def _count(self, panel: Panel) -> None:
-        """The number of questions, beside the first answers: large inputs take a while to read."""
-        panel.total = await asyncio.to_thread(count_records, self.settings) * self.settings.n
-
-    def _next(self, rest: Iterator[Question], panel: Panel) -> Question | None:
-        while question := self.held or (self.again.popleft() if self.again else next(rest, None)):
-            self.held = None
-            if key(question) not in self.journal:
-                return question
-            panel.known += 1
-            self._follow(question, self.journal.get(key(question))["reply"], panel)
-        return None
 
     def _cost(self, question: Question) -> Cost:
         return Cost(self._tokens(text_of(question)), question.asked["max_tokens"])
@@ -217,19 +282,27 @@ class Run:
                 del values["logprobs"]
             if outcome.raw == outcome.text:
                 del values["raw"]
-        await self.journal.add(entry | {"asked": question.asked, ("reply" if entry["ok"] else "error"): values})
-        text = f"{values.get('think', '')}{values.get('text', '')}"
         reserved = self.out.pop(entry["key"])
-        told = Cost(*tokens_of({"reply": values}))
-        used = told if any(told) or not entry["ok"] else Cost(reserved.prompt, self._tokens(text))
-        self.budget.settle(reserved, used)
+        spent = self._spent(outcome, reserved)
+        self.budget.settle(reserved, spent)
+        entry |= {"asked": question.asked, "spent": list(spent), ("reply" if entry["ok"] else "error"): values}
+        await self.journal.add(entry)
         panel.count(failed=not entry["ok"])
         if entry["ok"]:
             self._follow(question, values, panel)
 
+    def _spent(self, outcome: Reply | Failure, reserved: Cost) -> Cost:
+        """What a question has cost, by the server's count or else the estimate, tries without an answer included."""
+        used = Cost(0, 0)
+        if isinstance(outcome, Reply):
+            used = Cost(*tokens_of({"reply": {"usage": outcome.usage}}))
+            used = used if any(used) else Cost(reserved.prompt, self._tokens(outcome.think + outcome.text))
+        return Cost(*map(sum, zip(used, outcome.lost_tokens, strict=True)))
+
     async def _keep_logprobs(self, key: str, content: list[dict[str, Any]] | None) -> int:
         """Packed into a file of their own, before the journal's line; the number of positions kept."""
         if not (self.logprobs and content):
+            self.without_logprobs += bool(self.logprobs)
             return 0
         try:
             await asyncio.get_running_loop().run_in_executor(self.writing, self.logprobs.append, key, content)
@@ -281,55 +354,70 @@ def key(question: Question) -> str:
     return key_of(question.asked, question.id, question.sample)
 
 
-def count_records(settings: Label) -> int:
-    return sum(1 for _ in inputs(settings))
+def read_choice(path: Path, model: str) -> str:
+    """What `auto` was found to stand for; `auto` again where that was another model's."""
+    try:
+        kept = json.loads(read_text(path))
+        known = kept["model"] == model and kept["response_format"] in ("json_schema", "none")
+    except (ValueError, LookupError, TypeError):
+        known = False
+    return kept["response_format"] if known else "auto"
 
 
-def verified(run: Run, record: Record, shown: Record, choice: Choice) -> Choice:
+def verified(run: Run, given: Given, choice: Choice) -> Choice:
     """The choice, if the verifier supports it or none was named; else the reason."""
     if not choice.row or not run.settings.verifier:
         return choice
-    outcome = run.outcome(run.asker.verify(shown, choice.answer))
+    outcome = run.outcome(run.asker.verify(given.shown, choice.answer))
     if not outcome.reply:
         return Choice(None, outcome.failure, f"verifier: {outcome.message}")
-    found = read_object(outcome.reply["text"], ("supported",), outcome.reply["finish_reason"])
-    verdict = str(found.value["supported"]).strip() if found.value else ""
-    return choice if verdict in ("是", "yes", "true") else Choice(None, "verifier", verdict or found.fault)
+    said = {word.casefold() in SUPPORTED for word in VERDICT.findall(outcome.reply["text"])}
+    if len(said) != 1:
+        return Choice(None, "verifier_unreadable", outcome.reply["text"][:200])
+    return choice if said == {True} else Choice(None, "verifier", outcome.reply["text"][:200])
 
 
 def write(run: Run, out: Path) -> dict[str, Any]:
     """labelled.jsonl, failed.jsonl and summary.json, all or none, from the journal alone."""
-    figures, reasons = run.read_journal(), Counter[str]()
+    figures, reasons, before = run.read_journal(), Counter[str](), _lines(out / "labelled.jsonl")
     with staged([out / name for name in ("labelled.jsonl", "failed.jsonl", "summary.json")]) as files:
-        count = 0
-        for place, record, shown in tqdm(records(run.settings), desc="writing", unit=" records", disable=None):
-            count += 1
-            outcomes = run.outcomes(shown)
-            choice = verified(run, record, shown, choose(record, shown.question, outcomes, run.settings))
+        for one in tqdm(run.records(), desc="writing", total=run.total, unit=" records", disable=None):
+            outcomes = [] if one.skip else run.outcomes(one.shown)
+            choice = Choice(None, one.skip)
+            if not one.skip:
+                choice = verified(run, one, choose(one.record, one.shown.question, outcomes, run.settings))
             if choice.row:
                 files[0].write(to_json(choice.row) + "\n")
             else:
                 reasons[choice.reason] += 1
-                files[1].write(to_json(_failed(place, record, choice, outcomes)) + "\n")
-        summary = summarise(run, figures, count, reasons)
+                files[1].write(to_json(_failed(run, one, choice, outcomes)) + "\n")
+        summary = summarise(run, figures, reasons)
         files[2].write(to_json(summary, indent=1) + "\n")
+    if summary["labelled"] < before:
+        print(f"labelled.jsonl had {before:,} rows before; the journal still holds all answers", file=sys.stderr)
     return summary
 
 
-def _failed(place: str, record: Record, choice: Choice, outcomes: list[Outcome]) -> dict[str, Any]:
-    replied = [one for one in outcomes if one.reply]
-    row = {"place": place, "id": record.meta.get("id", record.id), "failed": choice.reason}
+def _lines(path: Path) -> int:
+    with open(path, "rb") if path.exists() else open(os.devnull, "rb") as file:
+        return sum(1 for _ in file)
+
+
+def _failed(run: Run, given: Given, choice: Choice, outcomes: list[Outcome]) -> dict[str, Any]:
+    row = {"place": given.place, "id": given.record.meta.get("id", given.record.id), "failed": choice.reason}
     row["what"] = choice.message or EXPLAINED.get(choice.reason, "")
-    row["replies"] = [one.reply.get("raw", one.reply["text"]) for one in replied if one.reply]
-    return row | {"journal": [one.key for one in replied] or None}
+    replies = [one.reply.get("raw", one.reply["text"]) for one in outcomes if one.reply]
+    replies += [run.failures[one.key]["raw"] for one in outcomes if not one.reply and one.key in run.failures]
+    row["replies"] = [reply[:MOST_RAW] for reply in replies if reply]
+    return row | {"journal": [one.key for one in outcomes if one.reply] or None}
 
 
-def summarise(run: Run, figures: Figures, count: int, reasons: Counter[str]) -> dict[str, Any]:
+def summarise(run: Run, figures: Figures, reasons: Counter[str]) -> dict[str, Any]:
     """Records are labelled, failed for a reason, or left; the rest is of the journal, all runs together."""
     left = reasons.pop("not_asked", 0)
     return {
-        "records": count,
-        "labelled": count - left - sum(reasons.values()),
+        "records": run.total,
+        "labelled": run.total - left - sum(reasons.values()),
         "failed_records": dict(sorted(reasons.items())),
         "left": left,
         "answered": figures.answered,
@@ -352,17 +440,18 @@ def report(settings: Label, summary: dict[str, Any]) -> None:
     print(f"{', '.join(settings.inputs)}: {summary['records']:,} records")
     print(f"  labelled {summary['labelled']:>7,}  thoughts: {_listed(summary['thought_from'])}")
     print(f"  failed   {sum(summary['failed_records'].values()):>7,}  {failed}")
-    print(f"  left     {summary['left']:>7,}")
+    if summary["left"]:
+        print(f"  left     {summary['left']:>7,}")
     print(f"  answered {summary['answered']:>7,}  {tokens}" + (f", ${summary['usd']:,.2f}" * bool(summary["usd"])))
     print(f"  -> {settings.output}: labelled.jsonl, failed.jsonl, summary.json, journal.jsonl")
     if settings.report_to == "wandb":
         import wandb
 
         figures = {name: value for name, value in summary.items() if isinstance(value, int | float)}
-        with wandb.init(
-            project="medcot", job_type="label", name=Path(settings.output).name, config=summary["settings"]
-        ) as run:
-            run.summary.update(figures | {f"failed/{name}": n for name, n in summary["failed_records"].items()})
+        figures |= {f"failed/{name}": number for name, number in summary["failed_records"].items()}
+        named = {"project": "medcot", "job_type": "label", "name": Path(settings.output).name}
+        with wandb.init(**named, config=summary["settings"]) as run:
+            run.summary.update(figures)
 
 
 def _listed(numbers: dict[str, int]) -> str:
@@ -371,22 +460,25 @@ def _listed(numbers: dict[str, int]) -> str:
 
 def dry_run(settings: Label) -> None:
     """Show the first filled prompts, and what the whole run would take; nothing is sent, nothing is written."""
-    asker = Asker(settings, settings.model or "model", settings.response_format)
-    lengths = Lengths(settings.tokenizer, 0)
-    count = tokens = 0
-    for _, _, shown in records(settings):
-        count += 1
-        for question in asker.questions(shown):
-            text = text_of(question)
+    asker, lengths = (
+        _asker(settings, settings.model or "model", settings.response_format),
+        Lengths(settings.tokenizer, 0),
+    )
+    total, repeated = survey(settings)
+    asked = tokens = 0
+    for one in given(settings, repeated):
+        for question in [] if one.skip else asker.questions(one.shown):
+            text, asked = text_of(question), asked + 1
             tokens += lengths.count([text])[0] or estimate(text)
-        if count <= SHOWN:
-            print(f"--- {shown.id}\n{text}\n")
-    asked, most = count * settings.n, count * settings.n * settings.max_tokens
-    budget = Budget(usd_in=settings.usd_in, usd_out=settings.usd_out)
+            if asked <= SHOWN:
+                print(f"--- {one.place}\n{text}\n")
+    most, budget = asked * settings.max_tokens, Budget(usd_in=settings.usd_in, usd_out=settings.usd_out)
     how = "by the tokenizer" if lengths.tokenizer else "estimated by characters"
-    print(f"{count:,} records, {asked:,} questions, {tokens:,} tokens in ({how}), at most {most:,} out")
+    print(f"{total:,} records, {asked:,} questions, {tokens:,} tokens in ({how}), at most {most:,} out")
     if settings.usd_in or settings.usd_out:
         print(f"${budget.usd(tokens, 0):,.2f} for the questions, at most ${budget.usd(tokens, most):,.2f} in all")
+    if settings.verifier or settings.repair:
+        print("not priced: repairs and the verifier's questions, which depend on the answers")
     print(f"masked: {'no, the server is local' if is_local(settings) else 'yes'}; nothing was sent")
 
 

@@ -687,7 +687,7 @@ def test_where_the_key_comes_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 POSITIVE = ("concurrency", "max_tries", "retry_seconds", "timeout")
-WRONG = [({name: value}, f"{name} must be more than 0") for name in POSITIVE for value in (0, -1)]
+WRONG = [({name: value}, f"{name} must be a number of more than 0") for name in POSITIVE for value in (0, -1)]
 WRONG += [({"requests_per_minute": -1}, "requests_per_minute must be 0"), ({"base_url": []}, "expected one URL")]
 WRONG += [
     ({"base_url": url}, "is no URL") for url in ("", "127.0.0.1:8000", "ftp://x/v1", "http:///v1", "http://x:y/v1")

@@ -200,6 +200,16 @@ def test_overrides_in_the_readme_parse(folder: Path) -> None:
             assert "output_dir=saves/" in line and "run_name=" in line
 
 
+def test_overrides_of_our_own_steps_in_the_documents_are_known() -> None:
+    found = 0
+    for path in DOCUMENTS:
+        text = path.read_text(encoding="utf-8")
+        for verb, name, line in re.findall(r'make (label|data|predict|eval) RECIPE=(\w+) ARGS="([^"\n]+)"', text):
+            assert load(OURS[f"{verb}.yaml"], str(ROOT / "recipes" / name / f"{verb}.yaml"), shlex.split(line))
+            found += 1
+    assert found >= 12
+
+
 def code_blocks(path: Path) -> list[str]:
     return re.findall(r"```\w*\n(.*?)```", path.read_text(encoding="utf-8"), re.DOTALL)
 
