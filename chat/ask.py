@@ -19,6 +19,8 @@ from chat.journal import Journal
 from chat.panel import Panel
 from recipe import UserError
 
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
 
 def key_of(question: Question) -> str:
     """The journal's key of a question."""
@@ -31,7 +33,9 @@ def entry_of(question: Question, outcome: Reply | Failure) -> dict[str, Any]:
     if isinstance(outcome, Reply) and outcome.raw == outcome.text:
         del values["raw"]
     entry = {"key": key_of(question), "ok": isinstance(outcome, Reply), "id": question.id, "sample": question.sample}
-    return entry | {"asked": question.asked, "reply" if entry["ok"] else "error": values}
+    entry |= {"asked": question.asked, "reply" if entry["ok"] else "error": values}
+    used = journals.tokens_of(entry)
+    return entry | {"spent": [sum(pair) for pair in zip(used, outcome.lost_tokens, strict=True)]}
 
 
 def ask_missing(settings: Settings, key: str, journal: Journal, questions: Iterable[Question], title: str) -> None:
@@ -49,9 +53,10 @@ async def _ask(settings: Settings, key: str, journal: Journal, missing: list[Que
     loop, error = asyncio.get_running_loop(), None
     try:
         async with Client(settings, key) as client:
-            loop.add_signal_handler(signal.SIGINT, client.stop)
-            with Panel(title, Budget()) as panel:
-                panel.total, panel.asked, panel.errors = len(missing), len(missing), client.errors
+            for number in STOPPING:
+                loop.add_signal_handler(number, client.stop)
+            with Panel(title, Budget(), len(missing)) as panel:
+                panel.asked, panel.errors = len(missing), client.errors
                 async with asyncio.TaskGroup() as keeping:  # what comes while the disk is busy is written together
                     async for question, outcome in client.ask_all(missing):
                         keeping.create_task(_keep(journal, question, outcome, panel))
@@ -59,7 +64,8 @@ async def _ask(settings: Settings, key: str, journal: Journal, missing: list[Que
     except* UserError as group:
         error = next(leaves(group))
     finally:
-        loop.remove_signal_handler(signal.SIGINT)
+        for number in STOPPING:
+            loop.remove_signal_handler(number)
     if error:
         raise error
     if panel.answered + panel.failed < len(missing):

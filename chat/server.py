@@ -50,7 +50,8 @@ def serve(
 ) -> Iterator[Server]:
     """Start `llamafactory-cli api RECIPE OVERRIDES` on a free port of this machine, yield it, stop it.
 
-    The model goes by `name`, or the recipe's folder; the output goes to `log`. Raises UserError if it ends before it answers or doesn't answer in `wait` seconds.
+    The model goes by `name`, or the recipe's folder; the output goes to `log`. Raises UserError if it ends before it
+    answers or doesn't answer in `wait` seconds.
     """
     values, _ = read_yaml(recipe)
     values |= dict(item.split("=", 1) for item in overrides)

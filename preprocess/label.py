@@ -24,7 +24,6 @@ import asyncio
 import json
 import os
 import re
-import signal
 import sys
 from collections import Counter, deque
 from collections.abc import Iterator
@@ -37,9 +36,10 @@ from typing import Any
 
 from tqdm import tqdm
 
+from chat.ask import STOPPING, entry_of, key_of, leaves
 from chat.budget import Budget, Cost, estimate
 from chat.client import Client, Failure, Question, Reply, Settings, Stopped, read_key
-from chat.journal import Figures, Journal, key_of, tokens_of
+from chat.journal import Figures, Journal, tokens_of
 from chat.logprobs import Writer
 from chat.panel import Panel
 from chat.server import serve
@@ -55,7 +55,6 @@ from recipe import UserError, atomic, main, read_text, staged
 SHOWN = 3  # prompts of a dry run
 BREATH = 32  # known answers that are looked at before others go on
 MOST_RAW = 20_000  # characters of a reply in failed.jsonl; the journal has all of it
-STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 FINAL = ("refused_request", "fatal")  # failures that asking again won't mend
 VERDICT = re.compile(r"supported\W{1,8}(是|否|yes|no|true|false)", re.IGNORECASE)
 SUPPORTED = ("是", "yes", "true")
@@ -185,7 +184,7 @@ class Run:
                     print(f"{url} was left out: {said}", file=sys.stderr)
         except* UserError as group:
             self.stopped = self.stopped or "an error"
-            error = next(_leaves(group))
+            error = next(leaves(group))
         except* Stopped:
             pass
         finally:
@@ -253,7 +252,7 @@ class Run:
         """What is not answered yet and what the replies raise, up to the first question that could pass a cap; a None
         now and then, so that others go on meanwhile."""
         while question := self.held or (self.again.popleft() if self.again else next(rest, None)):
-            self.held, name = None, key(question)
+            self.held, name = None, key_of(question)
             if name in self.journal:
                 panel.known += 1
                 self._follow(question, self.journal.get(name)["reply"], panel)
@@ -274,22 +273,16 @@ class Run:
 
     async def _keep(self, question: Question, outcome: Reply | Failure, panel: Panel) -> None:
         """An outcome, into the journal before anything else is done with it."""
-        entry = {"key": key(question), "ok": isinstance(outcome, Reply), "id": question.id, "sample": question.sample}
-        values = vars(outcome).copy()
-        if isinstance(outcome, Reply):
-            values["logprobs"] = await self._keep_logprobs(entry["key"], outcome.logprobs)
-            if not self.logprobs:
-                del values["logprobs"]
-            if outcome.raw == outcome.text:
-                del values["raw"]
+        entry = entry_of(question, outcome)
+        if isinstance(outcome, Reply) and self.logprobs:
+            entry["reply"]["logprobs"] = await self._keep_logprobs(entry["key"], outcome.logprobs)
         reserved = self.out.pop(entry["key"])
         spent = self._spent(outcome, reserved)
         self.budget.settle(reserved, spent)
-        entry |= {"asked": question.asked, "spent": list(spent), ("reply" if entry["ok"] else "error"): values}
-        await self.journal.add(entry)
+        await self.journal.add(entry | {"spent": list(spent)})
         panel.count(failed=not entry["ok"])
         if entry["ok"]:
-            self._follow(question, values, panel)
+            self._follow(question, entry["reply"], panel)
 
     def _spent(self, outcome: Reply | Failure, reserved: Cost) -> Cost:
         """What a question has cost, by the server's count or else the estimate, tries without an answer included."""
@@ -325,14 +318,14 @@ class Run:
         return [self.outcome(question) for question in self.asker.questions(shown)]
 
     def outcome(self, question: Question) -> Outcome:
-        if key(question) not in self.journal:
-            error = self.failures.get(key(question), {"kind": "not_asked", "message": NOT_ASKED})
-            return Outcome(key(question), None, error["kind"], error["message"])
-        reply = self.journal.get(key(question))["reply"]
+        if key_of(question) not in self.journal:
+            error = self.failures.get(key_of(question), {"kind": "not_asked", "message": NOT_ASKED})
+            return Outcome(key_of(question), None, error["kind"], error["message"])
+        reply = self.journal.get(key_of(question))["reply"]
         repair = self.asker.repair_of(question, reply)
-        if repair and key(repair) in self.journal:
-            return Outcome(key(repair), self.journal.get(key(repair))["reply"])
-        return Outcome(key(question), reply)
+        if repair and key_of(repair) in self.journal:
+            return Outcome(key_of(repair), self.journal.get(key_of(repair))["reply"])
+        return Outcome(key_of(question), reply)
 
     def read_journal(self) -> Figures:
         """What its lines add up to, all runs together."""
@@ -343,15 +336,6 @@ class Run:
                 self.failures[entry["key"]] = entry["error"]
         figures.failed.update(e["kind"] for key, e in self.failures.items() if key not in self.journal)
         return figures
-
-
-def _leaves(group: BaseExceptionGroup) -> Iterator[UserError]:
-    for one in group.exceptions:
-        yield from _leaves(one) if isinstance(one, BaseExceptionGroup) else (one,)
-
-
-def key(question: Question) -> str:
-    return key_of(question.asked, question.id, question.sample)
 
 
 def read_choice(path: Path, model: str) -> str:
