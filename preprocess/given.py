@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from hashlib import blake2b
 from itertools import islice
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -41,11 +41,22 @@ def is_local(settings: Label) -> bool:
 
 def shown(record: Record, local: bool) -> tuple[Record, Record]:
     """The record as it is written and as it is shown, both without identifiers where the server is not local."""
+    if options := record.meta.get("options"):
+        record = replace(record, question="\n".join((record.question, *_lines(options, record.id))))
     record = record if local else mask_record(record)[0]
     if record.source not in PATIENTS:
         return record, record
     question = cut_diagnosis(record.question)[0].strip()
     return record, replace(record, question=question, meta=record.meta | {"fields": describe(question)[0]})
+
+
+def _lines(options: Any, id_: str) -> list[str]:
+    """A choice's options as lines, from an object by letter, or a list."""
+    if isinstance(options, list):
+        options = dict(zip("ABCDEFGHIJ", options, strict=False))
+    if not isinstance(options, dict) or not all(isinstance(text, str) for text in options.values()):
+        raise UserError(f"record {id_}: options: expected an object of texts by letter, or a list of texts")
+    return [f"{letter}. {text.strip()}" for letter, text in options.items()]
 
 
 def inputs(settings: Label) -> Iterator[tuple[str, Record]]:

@@ -6,7 +6,7 @@ One row in:
 
 One Record out:
 
-    Record(id="2f9a…", source="question", system="", question="夜里咳嗽三周，躺下加重，是什么？\\nA. 感冒\\nB. 哮喘",
+    Record(id="2f9a…", source="question", system="", question="夜里咳嗽三周，躺下加重，是什么？",
            think="", answer="", meta={"options": {"A": "感冒", "B": "哮喘"}})
 """
 
@@ -15,7 +15,6 @@ from __future__ import annotations
 from typing import Any
 
 from preprocess.records import Record, optional_field, record_id, rest, text_field
-from recipe import UserError
 
 KEYS = ("question", "Question", "prompt")
 ASIDE = {"id", "system", "scenario", "source", "options"}
@@ -29,15 +28,6 @@ def is_plain(row: dict[str, Any]) -> bool:
 def to_record(row: dict[str, Any], place: str) -> Record:
     """One row as a Record; the question stands under the first of KEYS that the row has."""
     key = next((key for key in KEYS if key in row), KEYS[0])
-    question = "\n".join(filter(None, (text_field(row, key, place), *_options(row.get("options"), place))))
+    question = text_field(row, key, place)
     system = optional_field(row, "system", place)
     return Record(record_id(row, place, question), "question", system, question, "", "", rest(row, key, "system"))
-
-
-def _options(options: Any, place: str) -> list[str]:
-    """A choice's options as lines, from an object by letter, or a list."""
-    if isinstance(options, list):
-        options = dict(zip("ABCDEFGHIJ", options, strict=False))
-    if not isinstance(options or {}, dict) or not all(isinstance(text, str) for text in (options or {}).values()):
-        raise UserError(f"{place}: options: expected an object of texts by letter, or a list of texts")
-    return [f"{letter}. {text.strip()}" for letter, text in (options or {}).items()]

@@ -340,6 +340,7 @@ def test_tokens_are_counted_where_the_server_does_not(tmp_path: Path) -> None:
         assert server.stats()["requests"] == before
 
 
+@pytest.mark.slow
 def test_hours_end_a_run_that_hangs(tmp_path: Path) -> None:
     with teacher(latency=60) as server:
         begin = time.monotonic()
@@ -347,7 +348,7 @@ def test_hours_end_a_run_that_hangs(tmp_path: Path) -> None:
     assert done.returncode == 1 and "left (max_hours)" in done.stderr and time.monotonic() - begin < 12
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGHUP, marks=pytest.mark.slow)])
 def test_other_signals_end_it_as_ctrl_c_does(tmp_path: Path, number: signal.Signals) -> None:
     with teacher(latency=0.5) as server:
         process = start(tmp_path, server, "concurrency=2")

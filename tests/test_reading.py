@@ -265,9 +265,9 @@ UNITS += ["{}{", "<reason>", "| 诊断 |", ">\n", "&quot;", '"""', "以上"]
 
 @pytest.mark.parametrize("unit", UNITS)
 def test_a_hostile_megabyte_takes_less_than_a_second(unit: str) -> None:
-    """A fifth of it in a fifth of the time; the slowest was measured at a quarter of that."""
+    """A fifth of it, in 0.05 s of a quiet machine's processor; what is quadratic takes minutes."""
     for before in ("", "[", "{'a':[", '{"reason": "a", "diseases": "', "## Thinking"):
         for behind in ("", '"}'):
             began = time.process_time()
             read_object(before + unit * (200_000 // len(unit)) + behind, KEYS)
-            assert time.process_time() - began < 0.2, (before, behind)
+            assert time.process_time() - began < 1.0, (before, behind)
