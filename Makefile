@@ -12,7 +12,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test test-slow download label data check train charts predict eval serve export clean
+.PHONY: help demo test test-slow download label data check train charts predict judge review pairs eval serve export clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -50,7 +50,16 @@ charts: .venv/installed  ## the curves of a run as pictures: reports/RECIPE/char
 predict: .venv/installed recipes/$(RECIPE)/predict.yaml  ## base and tuned model answer the held-out questions
 	python -m eval.predict recipes/$(RECIPE)/predict.yaml $(ARGS)
 
-eval: .venv/installed recipes/$(RECIPE)/eval.yaml  ## perplexity and form, before against after: reports/RECIPE/index.html
+judge: .venv/installed recipes/$(RECIPE)/judge.yaml  ## an AI judge, both orders, answers alone: base_url=… model=…
+	python -m eval.judge recipes/$(RECIPE)/judge.yaml $(ARGS)
+
+review: .venv/installed recipes/$(RECIPE)/review.yaml  ## people compare the answers, blind, in a browser on this machine
+	python -m eval.review recipes/$(RECIPE)/review.yaml $(ARGS)
+
+pairs: .venv/installed recipes/$(RECIPE)/pairs.yaml  ## verdicts and votes -> preferences for DPO
+	python -m eval.pairs recipes/$(RECIPE)/pairs.yaml $(ARGS)
+
+eval: .venv/installed recipes/$(RECIPE)/eval.yaml  ## perplexity, instructions, diagnoses, verdicts: reports/RECIPE/index.html
 	python -m eval.run recipes/$(RECIPE)/eval.yaml $(ARGS)
 
 serve: .venv/installed recipes/$(RECIPE)/serve.yaml  ## an OpenAI-compatible server on 127.0.0.1:8000 (API_KEY=… asks for a key)

@@ -44,6 +44,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
+from eval.text import inert
 from preprocess.records import content_id, optional_field, read_rows, record_id, text_field, to_json
 from preprocess.think import Parts, split
 from recipe import UserError, main
@@ -331,18 +332,6 @@ def agreement(votes: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 # --- what is shown ----------------------------------------------------------------------------------------------------
-
-# Control characters (with them ANSI escapes), what turns or cuts lines, and the invisible tag alphabet.
-_UNSEEN = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u206f\U000e0000-\U000e007f]")
-
-
-def inert(text: str) -> str:
-    """Text as HTML that shows it to the character and does nothing; control characters become visible.
-
-    >>> inert("<b>头痛</b>\\x1b[31m\\u202e")
-    '&lt;b&gt;头痛&lt;/b&gt;⟨U+001B⟩[31m⟨U+202E⟩'
-    """
-    return html.escape(_UNSEEN.sub(lambda char: f"⟨U+{ord(char[0]):04X}⟩", text.replace("\r\n", "\n")))
 
 
 def _text(text: str) -> str:

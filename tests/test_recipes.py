@@ -13,7 +13,10 @@ from typing import Any
 import pytest
 import yaml
 
+from eval.judge import Judge
+from eval.pairs import Pairs
 from eval.predict import Predict
+from eval.review import Review
 from eval.run import Eval
 from preprocess.ask import Label
 from preprocess.build import Data
@@ -22,7 +25,16 @@ from preprocess.register import read_registry, registry_text
 from recipe import load
 from tests.conftest import ROOT
 
-OURS = {"download.yaml": Download, "label.yaml": Label, "data.yaml": Data, "predict.yaml": Predict, "eval.yaml": Eval}
+OURS = {
+    "download.yaml": Download,
+    "label.yaml": Label,
+    "data.yaml": Data,
+    "predict.yaml": Predict,
+    "eval.yaml": Eval,
+    "judge.yaml": Judge,
+    "review.yaml": Review,
+    "pairs.yaml": Pairs,
+}
 TRAIN, INFER = ("train.yaml", "base.yaml"), ("serve.yaml", "export.yaml")
 RECIPES = sorted((ROOT / "recipes").rglob("*.yaml"))
 THEIRS = [path for path in RECIPES if path.name in (*TRAIN, *INFER)]
@@ -57,7 +69,7 @@ def parse(path: Path, overrides: list[str] | None = None) -> tuple:
 
 
 def test_every_yaml_is_of_a_known_step() -> None:
-    assert len(RECIPES) == 35 and len(FOLDERS) == 7 and len(THEIRS) == 20
+    assert len(RECIPES) == 43 and len(FOLDERS) == 7 and len(THEIRS) == 20
     assert all(path.name in (*OURS, *TRAIN, *INFER, "fsdp.yaml") for path in RECIPES)
 
 
