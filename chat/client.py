@@ -390,16 +390,18 @@ class Client:
         """Every question with what came of it, as it comes. A question is taken from `questions` when it can be sent;
         a None among them lets the others go on, where the next one takes a while to be found.
 
-        Raises UserError when no server can answer any more, and what `questions` raises, each after handing out what
-        was in flight. After `stop` it ends early; a question that is missing then was not answered.
+        Where answers are not taken, no more are asked for than `concurrency`, beside those in flight. Raises UserError
+        when no server can answer any more, and what `questions` raises, each after handing out what was in flight.
+        After `stop` it ends early; a question that is missing then was not answered.
         """
         done: asyncio.Queue[tuple[Question, Reply | Failure] | None] = asyncio.Queue()
-        room = asyncio.Semaphore(AHEAD * self.settings.concurrency * len(self._servers))
+        room, taken = asyncio.Semaphore(AHEAD * self.settings.concurrency * len(self._servers)), asyncio.Event()
         tasks: set[asyncio.Task] = set()
-        feeding = asyncio.create_task(self._feed(iter(questions), done, room, tasks))
+        feeding = asyncio.create_task(self._feed(iter(questions), done, room, taken, tasks))
         try:
             while item := await done.get():
                 room.release()
+                taken.set()
                 yield item
             await feeding
             if self._error:
@@ -416,6 +418,7 @@ class Client:
         questions: Iterator[Question | None],
         done: asyncio.Queue,
         room: asyncio.Semaphore,
+        taken: asyncio.Event,
         tasks: set[asyncio.Task],
     ) -> None:
         """Start a task a question, as permits come, and end when the last one has."""
@@ -435,6 +438,9 @@ class Client:
 
         try:
             while True:
+                while done.qsize() >= self.settings.concurrency:
+                    taken.clear()
+                    await taken.wait()
                 await room.acquire()
                 server, permit = await self._permit(new=True)
                 question = None

@@ -239,11 +239,15 @@ class Run:
     async def _ask_all(self, client: Client, panel: Panel, rest: Iterator[Question]) -> None:
         """In rounds: one ends when a cap would be passed, and what its replies did not use is for the next."""
         asked, panel.errors = -1, client.errors
+        room = asyncio.Semaphore(self.settings.concurrency)  # answers that wait for a disk that is slow
         while not self.stopped and asked != panel.asked:
             asked = panel.asked
             async with asyncio.TaskGroup() as keeping:  # what comes while the disk is busy is written together
                 async for question, outcome in client.ask_all(self._affordable(rest, panel)):
-                    keeping.create_task(self._keep(question, outcome, panel))
+                    await room.acquire()
+                    keeping.create_task(self._keep(question, outcome, panel)).add_done_callback(
+                        lambda _: room.release()
+                    )
                     panel.flying = client.in_flight
         if self.held and not self.stopped:
             self.stopped = self.budget.exceeded_by(self._cost(self.held))

@@ -537,6 +537,17 @@ def test_one_dies_or_is_not_up_yet_and_comes_back(server: Teacher, up: bool, imp
     assert (by[:20].count(url) > 4) == up and by[24:28].count(url) == 0
 
 
+def test_answers_that_nobody_takes_are_not_piled_up(server: Teacher) -> None:
+    async def main() -> None:
+        async with connect(server.base_url, **PATIENT) as client:
+            async for _ in client.ask_all(map(question, range(200))):
+                await asyncio.sleep(0.5)
+                break
+
+    asyncio.run(main())
+    assert server.stats()["answers"] <= 3 * 8
+
+
 # --- stopping ---------------------------------------------------------------------------------------------------------
 
 

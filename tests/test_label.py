@@ -282,7 +282,7 @@ def test_a_disk_that_fills_is_one_line_and_the_next_run_goes_on(undisturbed: Pat
         kept = len(lines(tmp_path / "journal.jsonl"))
         assert 10 < kept < 66
         assert run(tmp_path, server).returncode == 0
-        assert server.stats()["answers"] <= 66 + 8
+        assert server.stats()["answers"] <= 66 + 3 * 8  # in flight, not taken yet, and on their way to the disk
     for name in ("labelled.jsonl", "failed.jsonl"):
         assert (tmp_path / name).read_bytes() == (undisturbed / name).read_bytes()
 
