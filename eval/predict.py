@@ -4,8 +4,8 @@
 
 Asked are the questions of a registered data set and, if named, a file of instructions with their checks. Arms are
 those of `eval.arms`; what is no server elsewhere answers through `llamafactory-cli api` and serve.yaml. What was
-answered is in answers-<arm>.journal.jsonl and is never asked again, unless the weights, the prompt or the sampling changed.
-One line out a prompt, in answers-<arm>.jsonl, in the order of the prompts:
+answered is in answers-<arm>.journal.jsonl and is never asked again, unless the weights, the prompt or the sampling
+changed. One line out a prompt, in answers-<arm>.jsonl, in the order of the prompts:
 
     {"id": "6b1f…", "prompt": "夜里咳嗽三周……", "reference": "<think>\\n……", "think": "躺下加重……", "answer": "先查……",
      "raw": "<think>\\n躺下加重……\\n</think>\\n\\n先查……", "finish_reason": "stop", "tokens": 122, "weights": "9f2c…",

@@ -10,18 +10,19 @@ folder. The same inputs give the same bytes.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from eval import score
+from eval import judge, score
 from eval.arms import Arm, fingerprint, read_arms
 from eval.charts import read_history
 from eval.checks import Graded
 from eval.perplexity import compare
 from eval.report import summary_lines, to_markdown, to_page
+from eval.track import TRACKERS, track
 from preprocess.records import read_rows, sha256_file, text_field, to_json
 from preprocess.register import dataset_file
 from recipe import UserError, main, read_text, read_yaml, write_all
@@ -36,6 +37,7 @@ class Eval:
 
     `train` is the recipe that was trained, `dataset` a registered held-out set, `arms` as in `eval.arms`; without them,
     the base and what `train` wrote. `train_rows` scores an equal number of training rows, too, to show the gap.
+    `report_to` is none, wandb or swanlab.
     """
 
     train: str
@@ -45,6 +47,7 @@ class Eval:
     batch_tokens: int = 0
     train_rows: bool = True
     limit: int = 0
+    report_to: str = "none"
     dataset_dir: str = "."
 
 
@@ -116,26 +119,46 @@ def data_counts(dataset: str, dataset_dir: str) -> dict[str, Any]:
     return counts
 
 
-def scores_of(answers: dict[str, list[dict[str, Any]]], folder: Path) -> tuple[dict[str, Any], dict[str, list]]:
-    """All that the answers come to, for metrics.json, and what each prompt's own are, by arm, for samples.jsonl."""
+def scores_of(answers: dict[str, list[dict[str, Any]]], folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """All that the answers come to, for metrics.json, and a row a prompt that every arm has answered."""
     if not answers:
-        return {}, {}
+        return {}, []
     kept = score.answered_by_all(answers)
-    if not next(iter(kept.values())):
+    first = next(iter(kept.values()))
+    if not first:
         raise UserError(f"{folder}: no prompt was answered by every arm; run `make predict` again")
     grades = {arm: [score.graded(row) for row in rows] for arm, rows in kept.items()}
     diagnoses, each = score.diagnoses(kept)
+    reviewed, verdicts, votes = score.reviewed(folder, kept)
     found = {
         "answers": score.counts(answers),
         "thought_well_formed": score.thoughts(kept),
         "instructions": score.instructions(kept, grades),
         "diagnosis": diagnoses,
-        **score.reviewed(folder, kept),
+        **reviewed,
     }
     found["claim"] = score.claim(found)
-    return {name: figures for name, figures in found.items() if figures}, {
+    arms = {
         arm: [_sample(*one) for one in zip(rows, grades[arm], each[arm], strict=True)] for arm, rows in kept.items()
     }
+    words = _words(verdicts, votes)
+    rows = [
+        {name: row[name] for name in ("id", "prompt", "reference") if row.get(name)}
+        | {"arms": {arm: arms[arm][i] for arm in arms}}
+        | words.get(row["id"], {})
+        for i, row in enumerate(first)
+    ]
+    return {name: figures for name, figures in found.items() if figures}, rows
+
+
+def _words(verdicts: Sequence[dict[str, Any]], votes: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """By prompt, what judges and raters said; raters by number, for the page is passed around."""
+    said = {row["id"]: {"judge": {key: row[key] for key in judge.TRACKS if key in row}} for row in verdicts}
+    raters = {rater: number for number, rater in enumerate(sorted({vote["rater"] for vote in votes}), 1)}
+    for vote in votes:
+        told = {"rater": raters[vote["rater"]]} | {key: vote.get(key) for key in ("vote", "tags", "comment")}
+        said.setdefault(vote["id"], {}).setdefault("votes", []).append(told)
+    return said
 
 
 def _sample(row: dict[str, Any], grades: Sequence[Graded], diagnosis: Any) -> dict[str, Any]:
@@ -149,35 +172,25 @@ def _sample(row: dict[str, Any], grades: Sequence[Graded], diagnosis: Any) -> di
     return kept
 
 
-def samples(
-    answers: Mapping[str, Sequence[dict[str, Any]]],
-    each: Mapping[str, Sequence[dict[str, Any]]],
-    scored: Sequence[dict],
-) -> list[dict[str, Any]]:
-    """One row a prompt and a held-out row: the arms' replies, and the NLL where the row was scored."""
-    nll = {row["id"]: row for row in scored}
-    rows: list[dict[str, Any]] = []
-    if answers:
-        first = next(iter(score.answered_by_all(answers).values()))
-        for i, row in enumerate(first):
-            kept = {name: row[name] for name in ("id", "prompt", "reference") if row.get(name)}
-            rows.append(kept | {"arms": {arm: each[arm][i] for arm in each}} | _nll(nll.pop(row["id"], None)))
-    return rows + [{"id": row["id"]} | _nll(row) for row in nll.values()]
-
-
-def _nll(row: dict[str, Any] | None) -> dict[str, Any]:
-    return {"scored": {name: value for name, value in row.items() if name != "id"}} if row else {}
+def samples(prompts: Sequence[dict[str, Any]], scored: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The prompts, with the NLL of those that are held-out rows; then the rows that were scored and not asked."""
+    nll = {row["id"]: {name: value for name, value in row.items() if name != "id"} for row in scored}
+    rows = [row | ({"scored": nll.pop(row["id"])} if row["id"] in nll else {}) for row in prompts]
+    return rows + [{"id": id_, "scored": each} for id_, each in nll.items()]
 
 
 def run(settings: Eval) -> None:
     """Run eval.yaml and print the result; every file is written at the end, all or none."""
     if settings.batch_tokens < 0 or settings.limit < 0:
         raise UserError("expected batch_tokens >= 0 (0: by the device) and limit >= 0 (0: all)")
+    if settings.report_to not in TRACKERS:
+        raise UserError(f"report_to: expected one of {', '.join(TRACKERS)}, got {settings.report_to!r}")
     arms, output = arms_of(settings), Path(settings.output)
     data = data_counts(settings.dataset, settings.dataset_dir)
-    histories = {arm.name: read_history(arm.place) for arm in arms if arm.kind in ("adapter", "model")}
+    trained = [arm for arm in arms if (Path(arm.place) / "trainer_state.json").exists()]
+    histories = {arm.name: read_history(arm.place) for arm in trained}
     answers = read_answers(settings.output, arms)
-    scores, each = scores_of(answers, output)
+    scores, prompts = scores_of(answers, output)
     perplexity = compare(
         settings.train, arms, settings.dataset, settings.batch_tokens, settings.limit, settings.train_rows
     )
@@ -197,7 +210,7 @@ def run(settings: Eval) -> None:
             "versions": {name: version(name) for name in PACKAGES},
         },
     }
-    found = samples(answers, each, rows)
+    found = samples(prompts, rows)
     write_all(
         {
             output / "samples.jsonl": "".join(to_json(row) + "\n" for row in found),
@@ -208,6 +221,7 @@ def run(settings: Eval) -> None:
     )
     print("\n".join(summary_lines(metrics)))
     print(f"report: {output / 'index.html'}")
+    track(metrics, found, settings.report_to)
 
 
 if __name__ == "__main__":

@@ -63,6 +63,7 @@ def thoughts(answers: Answers) -> dict[str, Any]:
         "prompts": len(next(iter(hits.values()))),
         "counts": {arm: int(sum(map(sum, each))) for arm, each in hits.items()},
         "intervals": {arm: share(each) for arm, each in hits.items()},
+        "changes": _changes(hits),
     }
 
 
@@ -152,8 +153,9 @@ def _f1_change(
 # --- judge and raters -------------------------------------------------------------------------------------------------
 
 
-def reviewed(folder: Path, answers: Answers) -> dict[str, Any]:
-    """What judge and raters said of the first two arms, alone and together; {} where neither has been asked."""
+def reviewed(folder: Path, answers: Answers) -> tuple[dict[str, Any], list[Row], list[Row]]:
+    """What judge and raters said of the first two arms, alone and together, {} where neither has been asked; and the
+    verdicts and votes themselves."""
     arms = list(answers)[:2]
     ids = [row["id"] for row in answers[arms[0]]]
     verdicts = _verdicts(folder / "judge/verdicts.jsonl", {arm: answers[arm] for arm in arms})
@@ -181,7 +183,7 @@ def reviewed(folder: Path, answers: Answers) -> dict[str, Any]:
         found["joint"] = prediction_powered(*mean)
         labels = [_side(a) for a in mean[0]], [_side(h) for h in mean[1]]
         found["joint"]["agreement"] = agreement(list(zip(*labels, strict=True)))
-    return found
+    return found, verdicts, votes
 
 
 def _verdicts(path: Path, answers: Answers) -> list[Row]:
