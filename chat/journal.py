@@ -302,10 +302,13 @@ class _Index:
     """Where the line of each answered key begins: 16 bytes a key, sorted by the first 64 bits of the key."""
 
     def __init__(self, hashes: array[int], offsets: array[int], key_at: Callable[[int], str]) -> None:
-        found = np.frombuffer(hashes, np.uint64)  # no copy: at a million keys each one is 8 MB of the peak
-        order = np.argsort(found, kind="stable")
-        self._hashes, self._offsets = found[order], np.frombuffer(offsets, np.uint64)[order]
-        del found, order
+        # In place where it can be: at a million keys each copy is 8 MB of the peak.
+        found = np.frombuffer(hashes, np.uint64)
+        order = np.argsort(found)
+        self._hashes = found[order]
+        del found, hashes[:]
+        self._offsets = np.frombuffer(offsets, np.uint64)[order]
+        del order, offsets[:]
         self._key_at = key_at
         self._recent: dict[str, int] = {}
         self._lock = threading.Lock()  # of a reader's thread and the writer's
@@ -318,9 +321,9 @@ class _Index:
         seen: dict[str, int] = {}
         for at in np.flatnonzero(np.append(same, False) | np.append(False, same)):
             key = self._key_at(int(self._offsets[at]))
-            if key in seen:
-                keep[seen[key]] = False
-            seen[key] = at
+            earlier, later = sorted((at, seen.get(key, at)), key=lambda place: self._offsets[place])
+            keep[earlier] = earlier == later
+            seen[key] = later
         if not keep.all():
             self._hashes, self._offsets = self._hashes[keep], self._offsets[keep]
 
