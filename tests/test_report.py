@@ -213,17 +213,10 @@ def lines(path: Path) -> list[Row]:
 def scored(folder: Path, arms: list[str], seed: int = 0) -> tuple[Row, list[Row]]:
     """metrics and samples of an example, by the functions that `eval.run` uses."""
     answers = {arm: lines(folder / f"answers-{arm}.jsonl") for arm in arms}
-    scores, each = scores_of(answers, folder)
+    scores, prompts = scores_of(answers, folder)
     ids = [row["id"] for row in answers[arms[0]]]
     part, rows = perplexity(random.Random(seed), [*ids, *(f"more-{i}" for i in range(9))], arms)
-    found = samples(answers, each, rows)
-    said = {row["id"]: row for row in lines(folder / "judge/verdicts.jsonl")}
-    for sample in found:
-        if sample["id"] in said:
-            sample["judge"] = {track: said[sample["id"]][track] for track in judge.TRACKS}
-    for given in lines(folder / "votes.jsonl"):
-        (sample,) = [one for one in found if one["id"] == given["id"]]
-        sample.setdefault("votes", []).append({key: given[key] for key in ("rater", "vote", "tags", "comment")})
+    found = samples(prompts, rows)
     return {"arms": arms, "perplexity": part, **scores} | REST, found
 
 
