@@ -56,7 +56,7 @@ def serve(
     values, _ = read_yaml(recipe)
     values |= dict(item.split("=", 1) for item in overrides)
     check_model(recipe, str(values.get("model_name_or_path", "")))
-    port = _free_port()
+    port = free_port()
     server = Server(f"http://{HOST}:{port}/v1", secrets.token_urlsafe(24), name or Path(recipe).parent.name)
     environment = os.environ | {
         "API_HOST": HOST,
@@ -80,7 +80,7 @@ def serve(
         _wait(process, server, log, wait)
         yield server
     finally:
-        _stop(process)
+        stop(process)
         if previous is not None:
             signal.signal(signal.SIGTERM, previous)
 
@@ -91,7 +91,7 @@ def _command() -> str:
     return str(beside) if beside.exists() else "llamafactory-cli"
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         return probe.getsockname()[1]
@@ -130,7 +130,7 @@ def _last_line(log: str) -> str:
     return f"its last line: {lines[-1].strip()}" if lines else "it printed nothing"
 
 
-def _stop(process: subprocess.Popen, grace: float = 10.0) -> None:
+def stop(process: subprocess.Popen, grace: float = 10.0) -> None:
     """End the server's whole process group, politely first."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         with suppress(ProcessLookupError):

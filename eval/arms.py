@@ -17,6 +17,10 @@ from pathlib import Path
 from preprocess.records import sha256_file
 from recipe import UserError
 
+# Names of figures, which stand beside the arms' names in metrics.json.
+TAKEN = {"ratio", "ratios", "samples", "tokens", "share", "per_sample", "bits_per_byte", "bits_per_character"}
+TAKEN |= {"segments", "without", "ids_sha256", "rows", "context", "windowed", "skipped", "not_scored", "train"}
+TAKEN |= {"prompts", "counts", "intervals", "changes"}
 WHOLE, EDGE = 1 << 30, 1 << 20  # bytes: files up to so much are hashed whole, of others so much at either end
 
 
@@ -48,6 +52,8 @@ def read_arms(arms: Sequence[str]) -> list[Arm]:
 def _arm(name: str, place: str) -> Arm:
     if not re.fullmatch(r"[\w-]+", name):
         raise UserError(f"arms: {name!r} is no name; expected letters, digits, - and _, as in tuned=saves/medcot")
+    if name in TAKEN:
+        raise UserError(f"arms: {name!r} is the name of a figure; take another one")
     if not place:
         return Arm(name, "base")
     if place.startswith(("http://", "https://")):

@@ -46,7 +46,7 @@ import numpy as np
 
 from chat.reading import Reading, read_object
 from preprocess.diagnosis import FALLBACKS, to_text
-from preprocess.gates import evidence
+from preprocess.gates import evidence, pairs
 from preprocess.healthai import cut_diagnosis, split_fields
 from preprocess.think import split
 from recipe import UserError, read_text
@@ -133,7 +133,7 @@ def score(prediction: str, finish_reason: str, reference: Mapping[str, Any] | st
         "normalised": _equal(*([name.normalised for name in side] for side in names)),
         "alias": _alike(*names),
     }
-    stated = [_pairs(finding) for finding in findings(record)]
+    stated = [pairs(finding) for finding in findings(record)]
     return Score(
         reading.fault,
         reading.method,
@@ -476,7 +476,6 @@ def _shown(name: Name) -> str:
 
 # --- the reason ---
 
-_PAIRED = re.compile(r"[^\W_]")
 _CLAUSE = re.compile(r"[，,。；;、？?！!\n]")
 _INNER_LABEL = re.compile(r"^\s*[一-鿿]{2,6}[:：]")
 _NOT_FINDINGS = ("性别", "年龄", "流行病史")
@@ -519,16 +518,12 @@ def findings(record: str) -> list[str]:
     fields = split_fields(text)
     texts = [value for label, value in fields.items() if label not in _NOT_FINDINGS] if fields else [text]
     clauses = (_INNER_LABEL.sub("", clause).strip() for value in texts for clause in _CLAUSE.split(value))
-    return list(dict.fromkeys(clause for clause in clauses if _pairs(clause)))
-
-
-def _pairs(text: str) -> set[tuple[str, str]]:
-    return set(pairwise(_PAIRED.findall(text.casefold())))
+    return list(dict.fromkeys(clause for clause in clauses if pairs(clause)))
 
 
 def _cited(stated: list[set[tuple[str, str]]], reason: str) -> int:
-    given = _pairs(reason[:MAX_CHARACTERS])
-    return sum(2 * len(pairs & given) >= len(pairs) for pairs in stated)
+    given = pairs(reason[:MAX_CHARACTERS])
+    return sum(2 * len(finding & given) >= len(finding) for finding in stated)
 
 
 def _contradicts(reason: str, names: Sequence[Name]) -> bool:

@@ -39,9 +39,6 @@ BATCH_TOKENS = {"cpu": 4096, "cuda": 16_384}  # padded tokens a batch
 # Logits at a time, (tokens, vocabulary): few enough for a processor's cache (16 MiB), enough for a GPU (256 MiB).
 BLOCKS = {"cpu": (1024, 4096), "cuda": (4096, 16_384)}
 WHOLE = 1 << 25  # logits at a time where the head is no plain matrix and is asked for whole rows: 128 MiB
-# Names of figures, which stand beside the arms' names.
-TAKEN = {"ratio", "ratios", "samples", "tokens", "share", "per_sample", "bits_per_byte", "bits_per_character"}
-TAKEN |= {"segments", "without", "ids_sha256", "rows", "context", "windowed", "skipped", "not_scored", "train"}
 
 Window = tuple[int, int, int]
 
@@ -350,8 +347,6 @@ def compare(
     scored = [arm for arm in arms if arm.kind != "server"]
     if not scored:
         raise UserError("arms: none is a folder; a server tells no log-probabilities of a given text")
-    if taken := [arm.name for arm in scored if arm.name in TAKEN]:
-        raise UserError(f"arms: {taken[0]!r} is the name of a figure; take another one")
     rows, tokenizer = load_rows(read_arguments(train, dataset), limit)
     for arm in scored:
         if arm.place and (Path(arm.place) / "tokenizer_config.json").is_file():

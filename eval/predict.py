@@ -43,10 +43,10 @@ class Predict:
     """The keys of predict.yaml.
 
     `serve` names a serve.yaml, `dataset` a registered set, `instructions` a file of {"id", "question", "checks"};
-    `limit` takes only the first prompts of each (0: all). `arms` are the base and what is compared with it; without
-    them, the base and the adapter of serve.yaml. `base_url` names a server that knows the arms that are folders by
-    their names (vLLM with --enable-lora, say); else one is started for each. The rest is sampling, and how the servers
-    are asked.
+    `limit` takes so many of each (0: all): the first of the set, and from all over the instructions. `arms` are the
+    base and what is compared with it; without them, the base and the adapter of serve.yaml. `base_url` names a server
+    that knows the arms that are folders by their names (vLLM with --enable-lora, say); else one is started for each.
+    The rest is sampling, and how the servers are asked.
     """
 
     serve: str
@@ -72,8 +72,9 @@ def prompts(settings: Predict) -> list[dict[str, Any]]:
     read = read_rows(str(dataset_file(settings.dataset, settings.dataset_dir)))
     rows = [_of_dataset(row, place) for place, row in islice(read, settings.limit or None)]
     if settings.instructions:
-        read = read_rows(settings.instructions)
-        rows += [_of_instruction(row, place) for place, row in islice(read, settings.limit or None)]
+        asked = [_of_instruction(row, place) for place, row in read_rows(settings.instructions)]
+        few = min(settings.limit or len(asked), len(asked))
+        rows += [asked[i * len(asked) // few] for i in range(few)]  # such a file is in order of subjects
     if len({row["id"] for row in rows}) < len(rows):
         raise UserError(
             f"{settings.dataset}, {settings.instructions or '-'}: an id stands there twice; expected one each"
@@ -97,7 +98,8 @@ def _of_instruction(row: dict[str, Any], place: str) -> dict[str, Any]:
 
 def _prompt(id_: str, system: str, question: str) -> dict[str, Any]:
     messages = [{"role": "system", "content": system}] if system else []
-    return {"id": str(id_), "prompt": question, "messages": [*messages, {"role": "user", "content": question}]}
+    told = {"id": str(id_), "prompt": question, "messages": [*messages, {"role": "user", "content": question}]}
+    return told | ({"system": system} if system else {})
 
 
 def arms_of(settings: Predict) -> list[Arm]:
@@ -161,7 +163,7 @@ def answer(arm: Arm, rows: list[dict[str, Any]], settings: Predict) -> int:
 
 
 def _row(row: dict[str, Any], question: Question, journal: Journal, failures: dict[str, Any]) -> dict[str, Any]:
-    told = {name: row[name] for name in ("id", "prompt", "reference", "checks") if name in row}
+    told = {name: row[name] for name in ("id", "system", "prompt", "reference", "checks") if name in row}
     shared = {name: value for name, value in question.asked.items() if name != "model"}
     told["asked"] = sha256(to_json(shared).encode()).hexdigest()
     key = key_of(question)

@@ -210,7 +210,13 @@ class Tally(NamedTuple):
 
 def ledger(metrics: Mapping[str, Any]) -> list[Tally]:
     """How many items went into each part, were scored, and were not, and where those are."""
-    return [*_data_tally(metrics), *_perplexity_tally(metrics), *_answers_tally(metrics), *_reviewed_tally(metrics)]
+    return [
+        *_data_tally(metrics),
+        *_overlap_tally(metrics),
+        *_perplexity_tally(metrics),
+        *_answers_tally(metrics),
+        *_reviewed_tally(metrics),
+    ]
 
 
 def _data_tally(metrics: Mapping[str, Any]) -> list[Tally]:
@@ -221,6 +227,17 @@ def _data_tally(metrics: Mapping[str, Any]) -> list[Tally]:
     notes = ", ".join([kept, *(f"{reason} {count}" for reason, count in dropped.items())])
     total = sum(dropped.values())
     return [Tally("data", "数据 records", data["read"], data["train"] + data["eval"], total, notes, "dropped.jsonl")]
+
+
+def _overlap_tally(metrics: Mapping[str, Any]) -> list[Tally]:
+    told = metrics.get("overlap")
+    if not told:
+        return []
+    part = "训练集里没有的留出问题 held-out questions not in the training rows"
+    if why := told.get("not_counted"):
+        return [Tally("data", part, 0, 0, 0, f"未比对 not compared: {why}")]
+    n, found = told["held_out"], told["found"]
+    return [Tally("data", part, n, n - len(found), len(found), _some(found), "metrics.json" if found else "")]
 
 
 def _perplexity_tally(metrics: Mapping[str, Any]) -> list[Tally]:
@@ -306,6 +323,9 @@ def alerts(metrics: Mapping[str, Any]) -> list[str]:
     """What must be read before the figures: a judge not to be believed, items that are missing."""
     found = [f"AI 评审不可靠 Judge: {warning}" for warning in metrics.get("judge", {}).get("warnings", [])]
     found += [f"数目对不上 Does not add up: {tally}" for tally in ledger(metrics) if not tally.adds_up]
+    if trained_on := metrics.get("overlap", {}).get("found"):
+        among = f"{len(trained_on)} / {metrics['overlap']['held_out']}"
+        found.append(f"{among} 个留出问题就在训练集里 held-out questions stand in the training rows")
     for arm, counts in metrics.get("answers", {}).items():
         if counts["failed"]:
             found.append(f"{arm}: {counts['failed']} / {counts['prompts']} 个提问没有回答 prompts got no answer")

@@ -20,6 +20,7 @@ from eval import judge, score
 from eval.arms import Arm, fingerprint, read_arms
 from eval.charts import read_history
 from eval.checks import Graded
+from eval.overlap import overlap
 from eval.perplexity import compare
 from eval.report import summary_lines, to_markdown, to_page
 from eval.track import TRACKERS, track
@@ -200,6 +201,7 @@ def run(settings: Eval) -> None:
         "perplexity": perplexity,
         **scores,
         "data": data,
+        "overlap": overlap(settings.train, settings.dataset, settings.dataset_dir),
         "training": {name: training_summary(history) for name, history in histories.items() if history},
         "made_from": {
             "train": settings.train,

@@ -71,10 +71,15 @@ def _thought(candidate: Candidate, bounds: Gates) -> bool:
     return {"required": not candidate.think, "none": bool(candidate.think)}.get(bounds.thought, False)
 
 
+def pairs(text: str) -> set[tuple[str, str]]:
+    """The pairs of neighbouring letters and digits of a text, whatever stands between them."""
+    return set(pairwise(_PAIRED.findall(text.casefold())))
+
+
 def evidence(text: str, record: str) -> float:
     """The share of a text's pairs of characters that stand in the record, 1 for a text of fewer than two."""
-    pairs = set(pairwise(_PAIRED.findall(text.casefold())))
-    return len(pairs & set(pairwise(_PAIRED.findall(record.casefold())))) / len(pairs) if pairs else 1.0
+    of_text = pairs(text)
+    return len(of_text & pairs(record)) / len(of_text) if of_text else 1.0
 
 
 def _unsupported(candidate: Candidate, bounds: Gates) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 import tracemalloc
 import warnings
 from collections import Counter
@@ -414,13 +413,3 @@ def test_joint_intervals_hold_and_are_shorter() -> None:
     assert found["joint"][0] >= 0.92 and found["human"][0] >= 0.92
     assert narrower <= 0.8
     assert found["ai"][0] < 0.8
-
-
-@pytest.mark.slow
-def test_ten_thousand_rounds_of_ten_thousand_rows() -> None:
-    base, tuned, tokens = nll_pairs(np.random.default_rng(0), 10_000)
-    began = time.perf_counter(), time.process_time()
-    paired_ratio(base, tuned, tokens)
-    wall, processor = time.perf_counter() - began[0], time.process_time() - began[1]
-    print(f"\n10,000 rounds of 10,000 rows: {wall:.2f} s, {processor:.2f} s of processor time", end="")
-    assert processor <= 2
