@@ -9,14 +9,16 @@ changed. One line out a prompt, in answers-<arm>.jsonl, in the order of the prom
 
     {"id": "6b1f…", "prompt": "夜里咳嗽三周……", "reference": "<think>\\n……", "think": "躺下加重……", "answer": "先查……",
      "raw": "<think>\\n躺下加重……\\n</think>\\n\\n先查……", "finish_reason": "stop", "tokens": 122, "weights": "9f2c…",
-     "asked": "0c51…", "journal": "77ab…"}
+     "engine": "llamafactory", "asked": "0c51…", "journal": "77ab…"}
 
-`asked` is the hash of what all arms must share (messages and sampling), `weights` that of the arm's own. A prompt that
-got no answer has `finish_reason: failed` and says why under `error`; the same command asks it again.
+`asked` is the hash of what all arms must share (messages and sampling), `weights` that of the arm's own, `engine` what
+served it here. A prompt that got no answer has `finish_reason: failed` and says why under `error`; the same command
+asks it again.
 """
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -28,13 +30,14 @@ from typing import Any
 from chat.ask import ask_missing, key_of
 from chat.client import Question, Settings, read_key
 from chat.journal import Journal
-from chat.server import serve
+from chat.server import serve, serve_batches
 from eval.arms import Arm, fingerprint, read_arms
 from preprocess import think
 from preprocess.records import read_rows, text_field, to_json, write_jsonl
 from preprocess.register import dataset_file
 from recipe import UserError, main, read_yaml
 
+ENGINES = ("llamafactory", "transformers")
 NO_ANSWER = {"kind": "not_asked", "message": "its turn did not come"}
 
 
@@ -45,8 +48,9 @@ class Predict:
     `serve` names a serve.yaml, `dataset` a registered set, `instructions` a file of {"id", "question", "checks"};
     `limit` takes so many of each (0: all): the first of the set, and from all over the instructions. `arms` are the
     base and what is compared with it; without them, the base and the adapter of serve.yaml. `base_url` names a server
-    that knows the arms that are folders by their names (vLLM with --enable-lora, say); else one is started for each.
-    The rest is sampling, and how the servers are asked.
+    that knows the arms that are folders by their names (vLLM with --enable-lora, say); else one is started for each:
+    by LLaMA-Factory, which answers one prompt at a time, or by `engine: transformers`, many at a time and from 16-bit
+    weights (`eval.batched`). The rest is sampling, and how the servers are asked.
     """
 
     serve: str
@@ -55,6 +59,7 @@ class Predict:
     instructions: str = ""
     arms: list[str] = field(default_factory=list)
     base_url: str = ""
+    engine: str = "llamafactory"
     limit: int = 0
     max_tokens: int = 1024
     temperature: float = 0.0
@@ -126,8 +131,8 @@ def questions(rows: list[dict[str, Any]], settings: Predict, model: str) -> list
 
 
 @contextmanager
-def server_of(arm: Arm, settings: Predict, model: str) -> Iterator[tuple[Settings, str]]:
-    """Where an arm answers, and the key for it; one is started where no address is named."""
+def server_of(arm: Arm, settings: Predict, model: str, rows: list[dict[str, Any]]) -> Iterator[tuple[Settings, str]]:
+    """Where an arm answers `rows`, and the key for it; a server is started where no address is named."""
     url = arm.place if arm.kind == "server" else settings.base_url
     common = {"model": model, "timeout": settings.timeout}
     common |= {"api_key_env": settings.api_key_env, "api_key_file": settings.api_key_file}
@@ -135,24 +140,37 @@ def server_of(arm: Arm, settings: Predict, model: str) -> Iterator[tuple[Setting
         at = Settings(base_url=url, concurrency=settings.concurrency, **common)
         yield at, read_key(at)
         return
-    with serve(settings.serve, arm.overrides, f"{settings.output}/server-{arm.name}.log", name=model) as server:
+    log = f"{settings.output}/server-{arm.name}.log"
+    if settings.engine == "transformers":
+        from eval.batched import dtype_of, folder_of
+
+        folder = Path(settings.output) / ".serve"
+        try:
+            folder_of(arm, settings.serve, folder, [row["messages"] for row in rows])
+            with serve_batches(str(folder), log, dtype=dtype_of(settings.serve)) as server:
+                yield Settings(base_url=server.base_url, concurrency=settings.concurrency, **common), server.api_key
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+        return
+    with serve(settings.serve, arm.overrides, log, name=model) as server:
         # One at a time is all that LLaMA-Factory's own engine does; the second one waits at the door.
         yield Settings(base_url=server.base_url, concurrency=2, **common), server.api_key
 
 
 def answer(arm: Arm, rows: list[dict[str, Any]], settings: Predict) -> int:
     """Ask one arm what its journal lacks, write its answers, and return how many prompts have none."""
-    weights = weights_of(arm, settings)
+    weights, engine = weights_of(arm, settings), "" if settings.base_url or arm.model else settings.engine
     model = arm.model or (arm.name if settings.base_url else f"{Path(settings.serve).parent.name}-{weights[:12]}")
+    model += "-16bit" * (engine == "transformers")
     asked = questions(rows, settings, model)
     out = Path(settings.output)
     with Journal(out / f"answers-{arm.name}.journal.jsonl") as journal:
         if any(key_of(question) not in journal for question in asked):
-            with server_of(arm, settings, model) as (at, key):
+            with server_of(arm, settings, model, rows) as (at, key):
                 ask_missing(at, key, journal, asked, f"{arm.name} answers")
         failures = {entry["key"]: entry["error"] for entry in journal if not entry["ok"]}
         found = [
-            _row(row, question, journal, failures) | {"weights": weights}
+            _row(row, question, journal, failures) | {"weights": weights, "engine": engine}
             for row, question in zip(rows, asked, strict=True)
         ]
     write_jsonl(out / f"answers-{arm.name}.jsonl", found)
@@ -180,6 +198,8 @@ def _row(row: dict[str, Any], question: Question, journal: Journal, failures: di
 
 def run(settings: Predict) -> None:
     """Run predict.yaml, one arm after the other."""
+    if settings.engine not in ENGINES:
+        raise UserError(f"engine: expected one of {', '.join(ENGINES)}, got {settings.engine!r}")
     if settings.limit < 0 or settings.max_tokens < 1 or settings.temperature < 0:
         raise UserError("expected limit >= 0 (0: all), max_tokens >= 1 and temperature >= 0")
     rows, arms = prompts(settings), arms_of(settings)

@@ -80,6 +80,10 @@ def read_answers(folder: str, arms: Sequence[Arm]) -> dict[str, list[dict[str, A
                 raise UserError(
                     f"{files[name]}:{number}: another {what} than in {files[first]}; run `make predict` again"
                 )
+    engines = {name: rows[0].get("engine") for name, rows in answers.items() if rows and rows[0].get("engine")}
+    if len(set(engines.values())) > 1:
+        told = ", ".join(f"{name} by {engine}" for name, engine in engines.items())
+        raise UserError(f"{folder}: the arms were served by different engines ({told}); run `make predict` again")
     for arm in arms:
         if arm.kind in ("adapter", "model") and {row["weights"] for row in answers[arm.name]} != {
             fingerprint(arm.place)

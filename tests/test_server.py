@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -17,7 +18,10 @@ import pytest
 import yaml
 
 from chat.server import serve
+from eval.arms import Arm, read_arms
+from eval.batched import folder_of
 from eval.predict import Predict, run
+from eval.run import read_answers
 from recipe import UserError
 from tests.conftest import ROOT
 from tests.teacher import teacher
@@ -104,6 +108,35 @@ def test_both_arms_answer_the_same_prompts_once(
     monkeypatch.setattr("eval.predict.serve", lambda *_: pytest.fail("a server was started, though all is answered"))
     run(settings)
     assert (tmp_path / "answers-tuned.jsonl").read_bytes() == before
+
+
+@pytest.mark.slow
+def test_many_at_a_time_is_the_same_from_the_same_weights(
+    tiny: SimpleNamespace, recipe: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    values = yaml.safe_load(Path(recipe).read_text(encoding="utf-8"))
+    del values["quantization_bit"]  # what is merged is not in 4 bits
+    Path(recipe).write_text(yaml.safe_dump(values), encoding="utf-8")
+    given = {"limit": 6, "max_tokens": 24, "dataset_dir": str(tiny.root)}
+    for engine in ("llamafactory", "transformers"):
+        run(Predict(recipe, "tiny_eval", str(tmp_path / engine), engine=engine, **given))
+    for arm in ("base", "tuned"):
+        one, other = (read(tmp_path / engine, arm) for engine in ("llamafactory", "transformers"))
+        assert [row["raw"] for row in one] == [row["raw"] for row in other]
+        assert [row["engine"] for row in other] == ["transformers"] * 6 and one[0]["weights"] == other[0]["weights"]
+    assert not (tmp_path / "transformers/.serve").exists()
+    arms = read_arms(["base", f"tuned={tiny.adapter}"])
+    shutil.copy(tmp_path / "transformers/answers-base.jsonl", tmp_path / "llamafactory")
+    with pytest.raises(UserError, match=r"different engines \(base by transformers, tuned by llamafactory\)"):
+        read_answers(str(tmp_path / "llamafactory"), arms)
+
+
+def test_another_spelling_of_the_prompt_is_refused(recipe: str, tmp_path: Path) -> None:
+    values = yaml.safe_load(Path(recipe).read_text(encoding="utf-8")) | {"enable_thinking": False}
+    Path(recipe).write_text(yaml.safe_dump(values), encoding="utf-8")
+    asked = [[{"role": "user", "content": "咳嗽三周，要紧吗？"}]]
+    with pytest.raises(UserError, match=r"template qwen3: transformers would ask '咳嗽三周，要紧吗？' with \d+ tokens"):
+        folder_of(Arm("base", "base"), recipe, tmp_path / "served", asked)
 
 
 def test_an_arm_may_be_a_server_elsewhere(
