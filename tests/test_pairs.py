@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from chat.server import _command
+from chat.server import beside
 from eval.judge import paired, read_answers
 from eval.pairs import Pairs, decide, preferences, results_of, run, spelled
 from eval.review import read_pairs
@@ -238,7 +238,7 @@ def test_preflight_finds_nothing_and_dpo_starts_at_ln_2(folder: Callable, tiny: 
     overrides += ["dataset=p_train", f"dataset_dir={settings.dataset_dir}", f"output_dir={out}", "report_to=none"]
     overrides += ["val_size=0", "eval_strategy='no'", "bf16=false", "use_cpu=true", "max_steps=2", "logging_steps=1"]
     overrides += ["gradient_accumulation_steps=1", "preprocessing_num_workers=1"]
-    for command in ([sys.executable, "-m", "preflight"], [_command(), "train"]):
+    for command in ([sys.executable, "-m", "preflight"], [beside("llamafactory-cli"), "train"]):
         line = [*command, "recipes/medcot_dpo/train.yaml", *overrides]
         done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
