@@ -26,7 +26,7 @@ all numbers little-endian:
     escaped tokens      m uint32 lengths, then the bytes; the first has the id -2, the second -3, ...
     zeros               up to a multiple of 4 bytes
 
-A reader steps over columns and header keys that it doesn't know, so a file may hold more (a tail mass, a template).
+A reader steps over columns and header keys that it doesn't know, so a file may hold more (distill.pack: a tail mass).
 An answer counts once it is whole: what a killed run left unfinished at the end is dropped when the next one goes on.
 Where a key was written twice, the later answer counts.
 """
@@ -42,16 +42,19 @@ import os
 import re
 import struct
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
 import numpy as np
 
 from recipe import UserError, one_line_errors
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 MAGIC = b'{"format": "logprobs", "version": 1, '
 HEADER_LIMIT = 1 << 16  # bytes
@@ -84,6 +87,7 @@ class Positions:
     logprobs: np.ndarray  # float16 [n, k]
     chosen_logprob: np.ndarray  # float16 [n]
     escaped: list[bytes]
+    more: Mapping[str, np.ndarray] = field(default_factory=dict)  # the file's other columns, flat
 
     def bytes_of(self, token: int) -> bytes:
         """The bytes of an escaped token, by its id."""
@@ -99,7 +103,7 @@ def read_vocabulary(tokenizer: str) -> Vocabulary:
     """
     if not tokenizer:
         return Vocabulary()
-    from tokenizers import Tokenizer, models
+    from tokenizers import Tokenizer
 
     path = Path(tokenizer).expanduser().resolve()
     path = path / "tokenizer.json" if path.is_dir() else path
@@ -107,6 +111,13 @@ def read_vocabulary(tokenizer: str) -> Vocabulary:
         loaded = Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises bare Exception
         raise UserError(f"tokenizer: {path}: {error}; name a model's folder, or leave the tokenizer out") from None
+    return vocabulary_of(loaded, path.parent.name)
+
+
+def vocabulary_of(loaded: Tokenizer, name: str) -> Vocabulary:
+    """`read_vocabulary` of a tokenizer that is loaded already."""
+    from tokenizers import models
+
     decoder = loaded.decoder
     byte_level = isinstance(loaded.model, models.BPE) and decoder is not None and decoder.decode(["Ġä½ł"]) == " 你"
     alphabet = _byte_alphabet() if byte_level else {}
@@ -115,7 +126,7 @@ def read_vocabulary(tokenizer: str) -> Vocabulary:
     lines = "".join(f"{number} {data.hex()}\n" for number, data in sorted(tokens))
     times = Counter(data for _, data in tokens)
     ids = {data: number for number, data in tokens if times[data] == 1} if byte_level else {}
-    return Vocabulary(path.parent.name, hashlib.sha256(lines.encode()).hexdigest(), ids)
+    return Vocabulary(name, hashlib.sha256(lines.encode()).hexdigest(), ids)
 
 
 def _byte_alphabet() -> dict[str, int]:
@@ -180,21 +191,32 @@ def _name(token: dict[str, Any]) -> int | bytes:
 class Writer:
     """Appends answers to a file, which is made where there is none; one writer at a time, in one thread.
 
-    `k` is the most alternatives that a position may have. Raises UserError where the file was made with another
-    tokenizer, model or k, is damaged, is being written to, or is something else.
+    `k` is the most alternatives that a position may have; `columns` (name, dtype, width) and `more`, keys of the
+    header, are what the file holds besides. Raises UserError where it was made with another tokenizer, model, k,
+    columns or keys, is damaged, is being written to, or is something else.
     """
 
-    def __init__(self, path: str | Path, tokenizer: str = "", model: str = "", k: int = 20) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        tokenizer: str | Vocabulary = "",
+        model: str = "",
+        k: int = 20,
+        columns: Sequence[list[Any]] = (),
+        more: Mapping[str, Any] | None = None,
+    ) -> None:
         self.path = path
         self.k = k
-        self.vocabulary = read_vocabulary(tokenizer)
+        self.vocabulary = read_vocabulary(tokenizer) if isinstance(tokenizer, str) else tokenizer
+        self.columns = [*_columns(k), *columns]
+        self._more = more or {}
         try:
             Path(path).parent.mkdir(parents=True, exist_ok=True)
             self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         except OSError as error:
             raise UserError(f"{path}: can't be written ({error.strerror}); name another file") from None
         try:
-            self._end = self._open(_header(k, model, self.vocabulary))
+            self._end = self._open(_header(k, model, self.vocabulary, self.columns) | self._more)
         except BaseException:
             self.close()
             raise
@@ -213,9 +235,9 @@ class Writer:
         with mmap.mmap(self._file, 0, access=mmap.ACCESS_READ) as data:
             there, start = _read_header(data, self.path)
             _check_tokenizer(there, self.vocabulary, self.path)
-            for key in ("model", "k", "columns"):
-                if there[key] != header[key]:
-                    old, new = (json.dumps(found[key], ensure_ascii=False) for found in (there, header))
+            for key in ("model", "k", "columns", *self._more):
+                if there.get(key) != header[key]:
+                    old, new = (json.dumps(found.get(key), ensure_ascii=False) for found in (there, header))
                     raise UserError(f"{self.path}: was made with {key} {old}, now it is {new}; name another file")
             end = _index(data, start, there["columns"], self.path).end
         os.ftruncate(self._file, end)
@@ -226,8 +248,11 @@ class Writer:
 
         Raises ValueError where it can't be packed, UserError where it can't be written; the file is then as it was.
         """
-        positions = pack([] if content is None else content, self.k, self.vocabulary.ids)
-        self._write(_answer(key, positions, _columns(self.k)))
+        self.append_all([(key, pack([] if content is None else content, self.k, self.vocabulary.ids))])
+
+    def append_all(self, answers: Iterable[tuple[str, Positions]]) -> None:
+        """Keep packed answers by their keys, in one write; they are on the disk on return."""
+        self._write(b"".join(_answer(key, positions, self.columns) for key, positions in answers))
 
     def _write(self, data: bytes) -> None:
         left = memoryview(data)
@@ -305,7 +330,8 @@ class Reader(Mapping[str, Positions]):
         for length in lengths:
             escaped.append(self._data[at : at + length])
             at += length
-        return Positions(*(arrays[name] for name, _, _ in _columns(self.header["k"])), escaped)
+        known = [arrays.pop(name) for name, _, _ in _columns(self.header["k"])]
+        return Positions(*known, escaped, arrays)
 
     def _offset(self, key: str) -> int:
         try:
@@ -352,9 +378,9 @@ def _columns(k: int) -> list[list[Any]]:
     return [["ids", "<i4", k], ["chosen", "<i4", 1], ["logprobs", "<f2", k], ["chosen_logprob", "<f2", 1]]
 
 
-def _header(k: int, model: str, vocabulary: Vocabulary) -> dict[str, Any]:
+def _header(k: int, model: str, vocabulary: Vocabulary, columns: list[list[Any]]) -> dict[str, Any]:
     names = {"tokenizer": vocabulary.name, "fingerprint": vocabulary.fingerprint}
-    return {"k": k, "model": model, **names, "columns": _columns(k)}
+    return {"k": k, "model": model, **names, "columns": columns}
 
 
 def _header_line(header: dict[str, Any]) -> bytes:
@@ -411,7 +437,8 @@ def _body_size(n: int, m: int, size: int, row: int) -> int:
 def _answer(key: str, positions: Positions, columns: list[list[Any]]) -> bytes:
     """One answer as the file has it."""
     lengths = [len(data) for data in positions.escaped]
-    parts = [getattr(positions, name).astype(dtype).tobytes() for name, dtype, _ in columns]
+    values = vars(positions) | positions.more
+    parts = [values[name].astype(dtype).tobytes() for name, dtype, _ in columns]
     body = b"".join([*parts, np.array(lengths, "<u4").tobytes(), *positions.escaped])
     body += bytes(-len(body) % 4)
     head = HEAD.pack(_hash(key), len(positions.chosen), len(lengths), sum(lengths), crc32(body), 0)[:-4]

@@ -129,7 +129,7 @@ def head_nll(head: torch.nn.Module, hidden: torch.Tensor, targets: torch.Tensor)
     nll = []
     for states, wanted in zip(hidden.split(height), targets.split(height), strict=True):
         found, totals = torch.zeros(len(wanted), device=hidden.device), []
-        for logits in _logits(head, states, width, buffer):
+        for logits in blocks(head, states, width, buffer):
             there = logits.gather(-1, wanted.clamp(0, logits.shape[-1] - 1)[:, None])[:, 0]
             found = torch.where((wanted >= 0) & (wanted < logits.shape[-1]), there, found)
             wanted = wanted - logits.shape[-1]
@@ -139,7 +139,7 @@ def head_nll(head: torch.nn.Module, hidden: torch.Tensor, targets: torch.Tensor)
     return torch.cat(nll)
 
 
-def _logits(
+def blocks(
     head: torch.nn.Module, states: torch.Tensor, width: int, buffer: torch.Tensor | None
 ) -> Iterator[torch.Tensor]:
     """fp32 logits (n, vocabulary), or (n, `width`) a block: each in the same buffer, which saves the page faults."""

@@ -1,0 +1,79 @@
+"""The keys of distill.yaml: one file for the teacher's distributions (`make teach`) and for the training that uses them
+(`make distill`)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from recipe import UserError, load
+
+
+@dataclass(frozen=True)
+class Distill:
+    """What `python -m distill.score` and `python -m distill.train` are asked for.
+
+    `train` is a LLaMA-Factory recipe: its data set, template and `cutoff_len` say which tokens the teacher is asked
+    about, and all of it how the student is trained. `pack` is the folder of the teacher's distributions: the `k`
+    likeliest tokens of each response position and the mass of the rest.
+
+    The teacher is a model's folder, `teacher`, read in 4 or 8 bits where `teacher_quantization_bit` says so, with a
+    LoRA `teacher_adapter` on it; `batch_tokens` is how many tokens it reads at once, padding included (0: by the
+    device), `limit` the first rows alone (0: all). Or it has answered already: `logprobs` names the label step's
+    answers.logprobs, and `teacher` then the folder of its tokenizer, where that isn't the student's; at least
+    `min_match` of its tokens must be tokens of the student.
+
+    `temperature`, `alpha`, `direction` and `tail` are the loss's (`distill.loss`), the four weights those of its tokens
+    (`distill.weights`). `overrides` are keys of the LLaMA-Factory recipe that are otherwise here: `use_unsloth=false`.
+    """
+
+    train: str
+    pack: str
+    teacher: str = ""
+    teacher_adapter: str = ""
+    teacher_quantization_bit: int = 0
+    logprobs: str = ""
+    min_match: float = 0.9
+    k: int = 20
+    batch_tokens: int = 0
+    limit: int = 0
+    temperature: float = 1.0
+    alpha: float = 0.5
+    direction: str = "forward"
+    tail: str = "bucket"
+    weight_thought: float = 1.0
+    weight_answer: float = 1.0
+    weight_markup: float = 1.0
+    weight_json: float = 1.0
+    overrides: list[str] = field(default_factory=list)
+
+    def of_training(self) -> dict[str, Any]:
+        """The keys that a resumed training must share with the one that wrote the checkpoint."""
+        names = ("pack", "k", "temperature", "alpha", "direction", "tail")
+        weights = ("weight_thought", "weight_answer", "weight_markup", "weight_json")
+        return {name: getattr(self, name) for name in (*names, *weights)}
+
+
+def load_distill(path: str, overrides: Sequence[str] = ()) -> tuple[Distill, list[str]]:
+    """A distill.yaml, and all overrides of the LLaMA-Factory recipe that it names, the last of a key counting.
+
+    An override of a key that distill.yaml has is its own, any other is the recipe's.
+    """
+    known = {field.name for field in fields(Distill)}
+    mine = [item for item in overrides if item.partition("=")[0] in known]
+    settings = load(Distill, path, mine)
+    return settings, [*settings.overrides, *(item for item in overrides if item not in mine)]
+
+
+def check_teacher(settings: Distill) -> None:
+    """UserError that names the first key of the teacher's whose value can't be meant."""
+    if not (settings.teacher or settings.logprobs):
+        raise UserError("distill: no teacher; name a model's folder, teacher=…, or the label step's file, logprobs=…")
+    if settings.logprobs and (settings.teacher_adapter or settings.teacher_quantization_bit):
+        raise UserError("logprobs: the answers are there already; leave out the other keys of a local teacher")
+    if settings.teacher_quantization_bit not in (0, 4, 8):
+        raise UserError(f"teacher_quantization_bit: expected 0, 4 or 8, got {settings.teacher_quantization_bit}")
+    for key, low, high in (("k", 1, 2**20), ("batch_tokens", 0, 2**31), ("limit", 0, 2**31), ("min_match", 0, 1)):
+        if not low <= getattr(settings, key) <= high:
+            raise UserError(f"{key}: expected {low} to {high}, got {getattr(settings, key)}")
