@@ -12,7 +12,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test test-slow download label data check train charts predict judge review pairs eval serve export clean
+.PHONY: help demo test test-slow download label data check train teach distill charts predict judge review pairs eval serve export clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -43,6 +43,13 @@ check: .venv/installed recipes/$(RECIPE)/train.yaml  ## proves train.yaml and it
 
 train: check  ## QLoRA by LLaMA-Factory; a second call goes on from the last checkpoint
 	llamafactory-cli train recipes/$(RECIPE)/train.yaml $(ARGS)
+
+teach: .venv/installed recipes/$(RECIPE)/distill.yaml  ## a teacher's distributions over the training rows, stored small; goes on where it stopped
+	python -m distill.score recipes/$(RECIPE)/distill.yaml $(ARGS)
+
+distill: .venv/installed recipes/$(RECIPE)/distill.yaml  ## the training with a teacher's distributions beside the labels (make teach first)
+	python -m preflight recipes/$(RECIPE)/distill.yaml $(ARGS)
+	python -m distill.train recipes/$(RECIPE)/distill.yaml $(ARGS)
 
 charts: .venv/installed  ## the curves of a run as pictures: reports/RECIPE/charts
 	python -m eval.charts saves/$(RECIPE)

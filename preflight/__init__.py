@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from recipe import UserError, read_yaml
+
+if TYPE_CHECKING:
+    from distill.settings import Distill
 
 REFUSED, WARNED, UNCHECKED = "refused", "warned", "not checked"
 
@@ -24,12 +27,16 @@ class Finding:
 
 @dataclass
 class Recipe:
-    """A LLaMA-Factory YAML with its overrides: what is given, where, and the default of what is not."""
+    """A LLaMA-Factory YAML with its overrides: what is given, where, and the default of what is not.
+
+    `distill` is the distill.yaml that named it, where one did.
+    """
 
     path: str
     values: dict[str, Any]
     places: dict[str, str]
     defaults: dict[str, Any] = field(default_factory=dict)
+    distill: Distill | None = None
 
     def __getattr__(self, key: str) -> Any:
         value = self.values.get(key)

@@ -18,9 +18,10 @@ import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from preflight import REFUSED, UNCHECKED, WARNED, Finding, Recipe, cost, read_recipe
+from preflight import REFUSED, UNCHECKED, WARNED, Finding, Recipe, cost
 from preflight.checkpoints import check_output, fingerprints, remember
 from preflight.data import Encoder, Rows, check_overlap, check_rows, check_template, count_tokens, foreign, load
+from preflight.distill import check_distill, read
 from preflight.estimate import Card, estimate
 from preflight.folders import check_adapter, check_files, check_model
 from preflight.keys import check_by_llamafactory, check_keys, kind, other_system
@@ -50,6 +51,7 @@ def check(recipe: Recipe, cards: list[Gpu], card: Card, utilisation: float) -> t
         counts = counting.result()
     if kind(recipe) != "train" or any(finding.grade == REFUSED for finding in keys):
         return findings, []
+    findings += check_distill(recipe)
     lengths, more = check_data(recipe, sets, counts)
     data = fingerprints(_files(recipe, sets))
     findings += more
@@ -106,7 +108,9 @@ def card_of(arguments: argparse.Namespace, cards: list[Gpu]) -> Card:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("recipe", help="a train.yaml, serve.yaml or export.yaml for llamafactory-cli")
+    parser.add_argument(
+        "recipe", help="a train.yaml, serve.yaml or export.yaml for llamafactory-cli, or a distill.yaml"
+    )
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="overrides, as llamafactory-cli takes them")
     parser.add_argument("--memory-gib", type=float, help="memory of the card to plan for (default: this one's, or 24)")
     parser.add_argument("--card", help="name of the card to plan for, e.g. 'RTX 4090' (default: this machine's)")
@@ -117,7 +121,7 @@ def main() -> None:
     with one_line_errors():
         cards = gpus()
         os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
-        recipe = read_recipe(arguments.recipe, arguments.overrides)
+        recipe = read(arguments.recipe, arguments.overrides)
         with contextlib.redirect_stdout(io.StringIO()):  # of the libraries: what is found is printed below
             try:
                 findings, facts = check(recipe, cards, card_of(arguments, cards), arguments.utilisation)

@@ -15,7 +15,7 @@ from typing import Any
 from preflight import REFUSED, UNCHECKED, WARNED, Finding, Recipe
 from preflight.folders import INDEXES, WEIGHTS, fault_of, weight_faults
 from preprocess.records import sha256_file
-from recipe import atomic
+from recipe import UserError, atomic
 
 RECORD = "preflight.json"  # beside the checkpoints: what they were trained on
 
@@ -39,6 +39,7 @@ KEPT = (
         "train_on_prompt",
         "mask_history",
     ),
+    "distill",
 )
 
 
@@ -82,13 +83,15 @@ def training_now(output_dir: Path) -> int | None:
             words = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
             if int(entry.name) != os.getpid() and _output_of(words, (entry / "cwd").resolve()) == output_dir.resolve():
                 return int(entry.name)
-        except (OSError, ValueError, RuntimeError):
+        except (OSError, ValueError, RuntimeError, IndexError, UserError):
             continue
     return None
 
 
 def _output_of(words: list[str], folder: Path) -> Path | None:
     """Where a command trains into: the override counts before the recipe; None for any other command."""
+    if "distill.train" in words:
+        return _output_of_distill([word for word in words[words.index("distill.train") + 1 :] if word], folder)
     launchers = ("launcher.py", "llamafactory.launcher")
     programs = [Path(word).name for word in words if Path(word).name in ("llamafactory-cli", "lmf", *launchers)]
     if not programs or ("train" not in words and programs[0] not in launchers):
@@ -102,6 +105,14 @@ def _output_of(words: list[str], folder: Path) -> Path | None:
             if match := re.search(r"^[\"']?output_dir[\"']?\s*:\s*([^#\n]+)", text, re.MULTILINE):
                 return (folder / match[1].strip().strip("'\"")).resolve()
     return None
+
+
+def _output_of_distill(words: list[str], folder: Path) -> Path | None:
+    """The same of `python -m distill.train`, whose recipe names another one."""
+    from distill.settings import load_distill
+
+    settings, overrides = load_distill(str(folder / words[0]), words[1:])
+    return _output_of(["llamafactory-cli", "train", settings.train, *reversed(overrides)], folder)
 
 
 def set_partial_aside(output_dir: Path) -> list[Path]:
@@ -178,6 +189,8 @@ def _check_record(recipe: Recipe, output: Path, last: Path, data: dict[str, str]
 def _kept(recipe: Recipe, key: str) -> Any:
     """A value to compare: names without their blanks, and a folder however it is written."""
     value = getattr(recipe, key)
+    if key == "distill":
+        return value and value.of_training()
     if key in ("model_name_or_path", "adapter_name_or_path") and isinstance(value, str) and os.path.isdir(value):
         return os.path.relpath(value)
     return recipe.names(key) if key == "dataset" else value

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
+from distill.settings import Distill
 from eval.judge import Judge
 from eval.pairs import Pairs
 from eval.predict import Predict
@@ -34,6 +35,7 @@ OURS = {
     "judge.yaml": Judge,
     "review.yaml": Review,
     "pairs.yaml": Pairs,
+    "distill.yaml": Distill,
 }
 TRAIN, INFER = ("train.yaml", "base.yaml"), ("serve.yaml", "export.yaml")
 RECIPES = sorted((ROOT / "recipes").rglob("*.yaml"))
@@ -69,7 +71,7 @@ def parse(path: Path, overrides: list[str] | None = None) -> tuple:
 
 
 def test_every_yaml_is_of_a_known_step() -> None:
-    assert len(RECIPES) == 43 and len(FOLDERS) == 7 and len(THEIRS) == 20
+    assert len(RECIPES) == 44 and len(FOLDERS) == 7 and len(THEIRS) == 20
     assert all(path.name in (*OURS, *TRAIN, *INFER, "fsdp.yaml") for path in RECIPES)
 
 

@@ -1,0 +1,130 @@
+"""LLaMA-Factory's training with the loss of distillation: stored distributions of a teacher beside the labels.
+
+    make distill RECIPE=healthai_distill
+    python -m distill.train recipes/healthai_distill/distill.yaml alpha=0.7 learning_rate=1e-5
+
+distill.yaml names the LLaMA-Factory recipe, the teacher's pack and the loss (`distill.settings`). An override of a key
+that distill.yaml has is its own, any other is LLaMA-Factory's. Several GPUs, or FORCE_TORCHRUN=1 with NPROC_PER_NODE,
+are used as `llamafactory-cli train` uses them; a second call goes on from the last checkpoint. Logged beside `loss`:
+`ce`, `kl` (T² times the divergence), `agreement` (share of positions where the student's likeliest token is the
+teacher's) and `without_teacher`, the share of positions that are learnt by cross-entropy alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+
+from distill.loss import Loss
+from distill.pack import Pack, check, read_vocabulary
+from distill.settings import Distill, load_distill
+from distill.weights import Weights
+from preflight import Recipe, read_recipe
+from recipe import UserError, one_line_errors
+
+# Keys that LLaMA-Factory would take, and why the loss can't be had with them.
+REFUSED = {
+    "packing": "rows that are packed can't be told apart",
+    "neat_packing": "rows that are packed can't be told apart",
+    "streaming": "the rows can't be held against the pack before training starts",
+    "train_on_prompt": "the teacher was asked about responses alone",
+    "use_unsloth": "its model computes the loss itself, and was not shown to give the states that this one needs",
+    "enable_liger_kernel": "it computes the loss itself, and was not shown to give the states that this one needs",
+    "use_liger_kernel": "it computes the loss itself, and was not shown to give the states that this one needs",
+    "deepspeed": "a head that is spread over processes was not shown to work; DDP does",
+    "fsdp": "a head that is spread over processes was not shown to work; DDP does",
+    "use_ray": "its workers would not have this loss",
+    "use_mca": "it is another trainer",
+    "use_hyper_parallel": "it is another trainer",
+    "use_kt": "it is another trainer",
+    "moe_aux_loss_coef": "it would be left out of the loss",
+    "use_dft_loss": "it is another loss",
+    "use_eaft_loss": "it is another loss",
+    "use_asft_loss": "it is another loss",
+    "label_smoothing_factor": "the teacher's distribution takes the place of smoothed labels",
+}
+
+
+def read(path: str, overrides: Sequence[str] = ()) -> tuple[Distill, Recipe]:
+    """A distill.yaml and its LLaMA-Factory recipe, with all overrides; UserError where one of them can't be read."""
+    settings, theirs = load_distill(path, overrides)
+    return settings, read_recipe(settings.train, theirs)
+
+
+def loss_of(settings: Distill, asked: float = 1.0) -> Loss:
+    """The loss of a distill.yaml, for a teacher that was asked at temperature `asked`."""
+    return Loss(settings.temperature, settings.alpha, settings.direction, settings.tail, asked)
+
+
+def weights_of(settings: Distill) -> Weights:
+    """The weights of a distill.yaml."""
+    return Weights(settings.weight_thought, settings.weight_answer, settings.weight_markup, settings.weight_json)
+
+
+def open_pack(settings: Distill, recipe: Recipe) -> Pack:
+    """The pack, held against the recipe; UserError names the first thing that can't be, or doesn't belong together."""
+    from distill.score import meta_of
+    from preflight.data import Encoder
+
+    loss_of(settings), weights_of(settings)
+    if recipe.values.get("stage", "sft") != "sft":
+        raise UserError(f"{recipe.place('stage')}: stage {recipe.stage}: only sft is distilled; write stage: sft")
+    for key, why in REFUSED.items():
+        if recipe.values.get(key) not in (None, False, "", 0):
+            raise UserError(f"{recipe.place(key)}: {key}: {why}; add {key}=null to distill.yaml's overrides")
+    pack = Pack.open(settings.pack)
+    encoder = Encoder(recipe)
+    expected = meta_of(encoder.data, read_vocabulary(encoder.tokenizer), k=settings.k)
+    check(pack.meta, replace(expected, temperature=pack.meta.temperature), settings.pack)
+    return pack
+
+
+def train(settings: Distill, recipe: Recipe) -> None:
+    """LLaMA-Factory's own run, with this loss in its trainer."""
+    pack = open_pack(settings, recipe)
+    from llamafactory.train.sft import workflow
+    from llamafactory.train.tuner import run_exp
+
+    from distill.trainer import trainer_class
+
+    loss = loss_of(settings, pack.meta.temperature)
+    workflow.CustomSeq2SeqTrainer = trainer_class(pack, settings.k, loss, weights_of(settings))
+    run_exp(recipe.values)
+
+
+def processes() -> int:
+    """How many processes LLaMA-Factory would start for a training: 1 in one that it has started."""
+    from llamafactory.extras.misc import get_device_count, is_env_enabled
+
+    if "LOCAL_RANK" in os.environ:
+        return 1
+    count = get_device_count()
+    return int(os.environ.get("NPROC_PER_NODE", count)) if count > 1 or is_env_enabled("FORCE_TORCHRUN") else 1
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("recipe", help="a distill.yaml")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="its keys, or the LLaMA-Factory recipe's")
+    arguments = parser.parse_args()
+    with one_line_errors():
+        settings, recipe = read(arguments.recipe, arguments.overrides)
+        if (count := processes()) == 1:
+            train(settings, recipe)
+            return
+        named = {
+            "nnodes": "NNODES",
+            "node_rank": "NODE_RANK",
+            "master_addr": "MASTER_ADDR",
+            "master_port": "MASTER_PORT",
+        }
+        given = [f"--{key}={os.environ[name]}" for key, name in named.items() if name in os.environ]
+        command = ["torch.distributed.run", f"--nproc_per_node={count}", *(given or ["--standalone"])]
+        os.execv(sys.executable, [sys.executable, "-m", *command, "-m", "distill.train", *sys.argv[1:]])
+
+
+if __name__ == "__main__":
+    main()
