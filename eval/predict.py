@@ -46,7 +46,9 @@ class Predict:
     `limit` takes so many of each (0: all): the first of the set, and from all over the instructions. `arms` are the
     base and what is compared with it; without them, the base and the adapter of serve.yaml. `base_url` names a server
     that knows the arms that are folders by their names (vLLM with --enable-lora, say); else one is started for each.
-    The rest is sampling, and how the servers are asked.
+    Of `eval.submission` alone: `records`, `data` (the data.yaml that the model was trained by), `arm` (which one hands
+    in; the last, if none is named), `response_format` (as in label.yaml), `tries` (of a record whose reply can't be
+    read), `records_limit`. The rest is sampling, and how the servers are asked.
     """
 
     serve: str
@@ -56,6 +58,12 @@ class Predict:
     arms: list[str] = field(default_factory=list)
     base_url: str = ""
     limit: int = 0
+    records: str | list[str] = ""
+    data: str = ""
+    arm: str = ""
+    response_format: str = "auto"
+    tries: int = 3
+    records_limit: int = 0
     max_tokens: int = 1024
     temperature: float = 0.0
     top_p: float = 1.0
@@ -70,7 +78,7 @@ class Predict:
 def prompts(settings: Predict) -> list[dict[str, Any]]:
     """What is asked: rows of id, prompt, messages and reference, those of the instructions with their checks."""
     read = read_rows(str(dataset_file(settings.dataset, settings.dataset_dir)))
-    rows = [_of_dataset(row, place) for place, row in islice(read, settings.limit or None)]
+    rows = [of_dataset(row, place) for place, row in islice(read, settings.limit or None)]
     if settings.instructions:
         asked = [_of_instruction(row, place) for place, row in read_rows(settings.instructions)]
         few = min(settings.limit or len(asked), len(asked))
@@ -82,7 +90,8 @@ def prompts(settings: Predict) -> list[dict[str, Any]]:
     return rows
 
 
-def _of_dataset(row: dict[str, Any], place: str) -> dict[str, Any]:
+def of_dataset(row: dict[str, Any], place: str) -> dict[str, Any]:
+    """A row of train.json or eval.json as it is asked, in the messages that LLaMA-Factory trains it in."""
     if not {"id", "instruction", "input", "output"} <= row.keys():
         raise UserError(f"{place}: expected a row of `make data` (id, instruction, input, output)")
     question = "\n".join(filter(None, (row["instruction"], row["input"])))
@@ -118,6 +127,11 @@ def weights_of(arm: Arm, settings: Predict) -> str:
     return fingerprint(place) if Path(place).is_dir() else place
 
 
+def model_of(arm: Arm, settings: Predict, weights: str) -> str:
+    """The name under which an arm's server knows it; one that we start is named after the weights."""
+    return arm.model or (arm.name if settings.base_url else f"{Path(settings.serve).parent.name}-{weights[:12]}")
+
+
 def questions(rows: list[dict[str, Any]], settings: Predict, model: str) -> list[Question]:
     """The requests, one a prompt; the model's name is part of what is asked."""
     sampling = {"temperature": settings.temperature, "top_p": settings.top_p, "max_tokens": settings.max_tokens}
@@ -125,10 +139,15 @@ def questions(rows: list[dict[str, Any]], settings: Predict, model: str) -> list
     return [Question(row["id"], 0, {"model": model, "messages": row["messages"], **sampling}) for row in rows]
 
 
+def url_of(arm: Arm, settings: Predict) -> str:
+    """The address of the server that is there already, or an empty string."""
+    return arm.place if arm.kind == "server" else settings.base_url
+
+
 @contextmanager
 def server_of(arm: Arm, settings: Predict, model: str) -> Iterator[tuple[Settings, str]]:
     """Where an arm answers, and the key for it; one is started where no address is named."""
-    url = arm.place if arm.kind == "server" else settings.base_url
+    url = url_of(arm, settings)
     common = {"model": model, "timeout": settings.timeout}
     common |= {"api_key_env": settings.api_key_env, "api_key_file": settings.api_key_file}
     if url:
@@ -143,7 +162,7 @@ def server_of(arm: Arm, settings: Predict, model: str) -> Iterator[tuple[Setting
 def answer(arm: Arm, rows: list[dict[str, Any]], settings: Predict) -> int:
     """Ask one arm what its journal lacks, write its answers, and return how many prompts have none."""
     weights = weights_of(arm, settings)
-    model = arm.model or (arm.name if settings.base_url else f"{Path(settings.serve).parent.name}-{weights[:12]}")
+    model = model_of(arm, settings, weights)
     asked = questions(rows, settings, model)
     out = Path(settings.output)
     with Journal(out / f"answers-{arm.name}.journal.jsonl") as journal:

@@ -25,8 +25,8 @@ from typing import Any, NamedTuple
 import jinja2
 from markupsafe import Markup, escape
 
+from chat.text import visible
 from eval.charts import curves
-from eval.text import visible
 from preprocess.records import to_json
 from preprocess.think import split
 
@@ -35,6 +35,7 @@ Histories = Mapping[str, Sequence[Mapping[str, float]]]
 
 SEGMENTS = {"think": "思考 thought", "markup": "标签 markup", "answer": "回答 answer", "end": "结束符 end token"}
 TIERS = {"strict": "逐字 strict", "normalised": "规范化 normalised", "alias": "别名 alias"}
+REFERENCES = {"diagnosis": ("", ""), "diagnosis_weak": ("（弱参考）", " (weak references)")}  # key of metrics: names
 RESULTS = {  # of a pair, in the order of the bar, as the second arm sees it
     "win": "胜 win",
     "tie": "平 tie",
@@ -153,12 +154,13 @@ def _answer_rows(metrics: Mapping[str, Any], arm: str) -> list[Figure]:
         change, sides = asked["changes"][arm], [asked["arms"][side]["by_prompt"]["strict"] for side in (first, arm)]
         name = "指令逐题全部通过 instructions followed, by prompt"
         rows.append(Figure(name, *map(share, sides), points(change["difference"]), f"{change['n']} prompts"))
-    if diagnosis := metrics.get("diagnosis"):
-        for tier, name in TIERS.items():
+    for key, (zh, en) in REFERENCES.items():
+        diagnosis = metrics.get(key, {})
+        for tier, name in TIERS.items() if diagnosis else ():
             before, after = (diagnosis["arms"][side]["tiers"][tier]["f1"] for side in (first, arm))
             change = diagnosis["changes"][arm][tier]
             text = f"{change['value']:+.3f} {ends(change, '+.3f')}" if change else "—"
-            title = "诊断 F1，{} diagnosis F1, {}".format(*name.split(" ", 1))
+            title = "诊断 F1{}，{} diagnosis F1{}, {}".format(zh, name.split(" ")[0], en, name.split(" ")[1])
             rows.append(Figure(title, f"{before:.3f}", f"{after:.3f}", text, f"{diagnosis['prompts']} prompts"))
     return rows
 
@@ -296,6 +298,10 @@ def _answers_tally(metrics: Mapping[str, Any]) -> list[Tally]:
         tallies.append(
             Tally("diagnosis", part, paired, n, paired - n, "; ".join(notes), "samples.jsonl" if faults else "")
         )
+    if weak := metrics.get("diagnosis_weak"):
+        n, part = weak["prompts"], "弱参考 prompts with a weak reference"
+        notes = f"没有弱参考 without a weak reference {paired - n}" if paired > n else ""
+        tallies.append(Tally("diagnosis", part, paired, n, paired - n, notes))
     return tallies
 
 

@@ -44,7 +44,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
-from eval.text import inert
+from chat.text import inert
 from preprocess.records import content_id, optional_field, read_rows, record_id, text_field, to_json
 from preprocess.think import Parts, split
 from recipe import UserError, main

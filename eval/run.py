@@ -10,6 +10,7 @@ folder. The same inputs give the same bytes.
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -37,7 +38,8 @@ class Eval:
     """The keys of eval.yaml.
 
     `train` is the recipe that was trained, `dataset` a registered held-out set, `arms` as in `eval.arms`; without them,
-    the base and what `train` wrote. `train_rows` scores an equal number of training rows, too, to show the gap.
+    the base and what `train` wrote. `references` names a file of other diagnoses than the data set's, by id, which the
+    answers are scored against as well. `train_rows` scores an equal number of training rows, too, to show the gap.
     `report_to` is none, wandb or swanlab.
     """
 
@@ -46,6 +48,7 @@ class Eval:
     output: str
     arms: list[str] = field(default_factory=list)
     batch_tokens: int = 0
+    references: str = ""
     train_rows: bool = True
     limit: int = 0
     report_to: str = "none"
@@ -120,7 +123,9 @@ def data_counts(dataset: str, dataset_dir: str) -> dict[str, Any]:
     return counts
 
 
-def scores_of(answers: dict[str, list[dict[str, Any]]], folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def scores_of(
+    answers: dict[str, list[dict[str, Any]]], folder: Path, references: str = ""
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """All that the answers come to, for metrics.json, and a row a prompt that every arm has answered."""
     if not answers:
         return {}, []
@@ -130,12 +135,14 @@ def scores_of(answers: dict[str, list[dict[str, Any]]], folder: Path) -> tuple[d
         raise UserError(f"{folder}: no prompt was answered by every arm; run `make predict` again")
     grades = {arm: [score.graded(row) for row in rows] for arm, rows in kept.items()}
     diagnoses, each = score.diagnoses(kept)
+    weak = score.diagnoses(kept, score.read_names(references))[0] if Path(references).is_file() else {}
     reviewed, verdicts, votes = score.reviewed(folder, kept)
     found = {
         "answers": score.counts(answers),
         "thought_well_formed": score.thoughts(kept),
         "instructions": score.instructions(kept, grades),
         "diagnosis": diagnoses,
+        "diagnosis_weak": weak and weak | {"references_sha256": sha256_file(references)},
         **reviewed,
     }
     found["claim"] = score.claim(found)
@@ -191,7 +198,9 @@ def run(settings: Eval) -> None:
     trained = [arm for arm in arms if (Path(arm.place) / "trainer_state.json").exists()]
     histories = {arm.name: read_history(arm.place) for arm in trained}
     answers = read_answers(settings.output, arms)
-    scores, prompts = scores_of(answers, output)
+    if settings.references and not Path(settings.references).exists():  # no record had a diagnosis to cut
+        print(f"{settings.references}: no such file; nothing is scored against it", file=sys.stderr)
+    scores, prompts = scores_of(answers, output, settings.references)
     perplexity = compare(
         settings.train, arms, settings.dataset, settings.batch_tokens, settings.limit, settings.train_rows
     )

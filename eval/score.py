@@ -122,21 +122,45 @@ def _changes(passed: Mapping[str, Sequence[Sequence[float]]]) -> dict[str, Any]:
 # --- diagnoses --------------------------------------------------------------------------------------------------------
 
 
-def diagnoses(answers: Answers) -> tuple[dict[str, Any], dict[str, list[diagnosis.Score | None]]]:
-    """The figures over the prompts whose reference is a diagnosis, and each prompt's score, None where it is none."""
-    scored = {arm: [_diagnosis(row) for row in rows] for arm, rows in answers.items()}
+def diagnoses(
+    answers: Answers, names: Mapping[str, Sequence[str]] | None = None
+) -> tuple[dict[str, Any], dict[str, list[diagnosis.Score | None]]]:
+    """The figures over the prompts whose reference is a diagnosis, and each prompt's score, None where it is none.
+
+    `names` are other references, the diseases by prompt id; they have no reason, so none is compared.
+    """
+    scored = {arm: [_diagnosis(row, names) for row in rows] for arm, rows in answers.items()}
     kept = {arm: [one for one in scores if one] for arm, scores in scored.items()}
     if not all(kept.values()):
         return {}, scored
     figures = {arm: diagnosis.summarise(scores) for arm, scores in kept.items()}
+    if names is not None:
+        for each in figures.values():
+            del each["reason"]
     (_, first), *others = kept.items()
     changes = {arm: {tier: _f1_change(first, scores, tier) for tier in diagnosis.TIERS} for arm, scores in others}
     return {"prompts": len(first), "arms": figures, "changes": changes}, scored
 
 
-def _diagnosis(row: Row) -> diagnosis.Score | None:
+def read_names(path: str) -> dict[str, list[str]]:
+    """References beside those of the data set: the diseases by id, from rows of {"id", "diseases": […]}, such as the
+    weak_reference.jsonl that `make data` leaves (without its dropped records)."""
+    names: dict[str, list[str]] = {}
+    for place, row in read_rows(path):
+        diseases = row.get("diseases")
+        if "id" not in row or not isinstance(diseases, list) or not all(isinstance(name, str) for name in diseases):
+            raise UserError(f"{place}: expected id and a list of diseases, as in weak_reference.jsonl of `make data`")
+        if row.get("side") != "dropped":
+            names[str(row["id"])] = diseases
+    return names
+
+
+def _diagnosis(row: Row, names: Mapping[str, Sequence[str]] | None) -> diagnosis.Score | None:
+    if names is not None and row["id"] not in names:
+        return None
+    reference = row["reference"] if names is None else {"reason": "", "diseases": list(names[row["id"]])}
     try:
-        return diagnosis.score(row["raw"], row["finish_reason"], row["reference"], row["prompt"])
+        return diagnosis.score(row["raw"], row["finish_reason"], reference, row["prompt"])
     except UserError:
         return None
 
