@@ -12,8 +12,8 @@ changed. One line out a prompt, in answers-<arm>.jsonl, in the order of the prom
      "engine": "llamafactory", "asked": "0c51…", "journal": "77ab…"}
 
 `asked` is the hash of what all arms must share (messages and sampling), `weights` that of the arm's own, `engine` what
-served it here. A prompt that got no answer has `finish_reason: failed` and says why under `error`; the same command
-asks it again.
+served it here ("" of an arm elsewhere); `sampling` and `model` say both in words. A prompt that got no answer has
+`finish_reason: failed` and says why under `error`; the same command asks it again.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from chat.ask import ask_missing, key_of
 from chat.client import Question, Settings, read_key
 from chat.journal import Journal
 from chat.server import serve, serve_batches
-from eval.arms import Arm, fingerprint, read_arms
+from eval.arms import Arm, read_arms, weights_of
 from preprocess import think
 from preprocess.records import read_rows, text_field, to_json, write_jsonl
 from preprocess.register import dataset_file
@@ -115,19 +115,16 @@ def arms_of(settings: Predict) -> list[Arm]:
     return read_arms(settings.arms or ["base", f"tuned={adapter}"])
 
 
-def weights_of(arm: Arm, settings: Predict) -> str:
-    """What tells the arm's weights from others: a fingerprint, or a server's own name for them."""
-    if arm.kind == "server":
-        return arm.model
-    place = arm.place or str(read_yaml(settings.serve)[0].get("model_name_or_path"))
-    return fingerprint(place) if Path(place).is_dir() else place
+def questions(rows: list[dict[str, Any]], settings: Predict, model: str, weights: str) -> list[Question]:
+    """The requests, one a prompt; the model's name and weights tell the journal what was answered already."""
+    body = {"model": model, **sampling(settings)}
+    return [Question(f"{row['id']} {weights[:16]}", 0, body | {"messages": row["messages"]}) for row in rows]
 
 
-def questions(rows: list[dict[str, Any]], settings: Predict, model: str) -> list[Question]:
-    """The requests, one a prompt; the model's name is part of what is asked."""
-    sampling = {"temperature": settings.temperature, "top_p": settings.top_p, "max_tokens": settings.max_tokens}
-    sampling |= {"seed": settings.seed} if settings.temperature else {}
-    return [Question(row["id"], 0, {"model": model, "messages": row["messages"], **sampling}) for row in rows]
+def sampling(settings: Predict) -> dict[str, Any]:
+    """What every arm is asked with, beside its messages."""
+    found = {"temperature": settings.temperature, "top_p": settings.top_p, "max_tokens": settings.max_tokens}
+    return found | ({"seed": settings.seed} if settings.temperature else {})
 
 
 @contextmanager
@@ -159,10 +156,13 @@ def server_of(arm: Arm, settings: Predict, model: str, rows: list[dict[str, Any]
 
 def answer(arm: Arm, rows: list[dict[str, Any]], settings: Predict) -> int:
     """Ask one arm what its journal lacks, write its answers, and return how many prompts have none."""
-    weights, engine = weights_of(arm, settings), "" if settings.base_url or arm.model else settings.engine
+    base = str(read_yaml(settings.serve)[0].get("model_name_or_path"))
+    weights, engine = weights_of(arm, base), "" if arm.model else "server" if settings.base_url else settings.engine
     model = arm.model or (arm.name if settings.base_url else f"{Path(settings.serve).parent.name}-{weights[:12]}")
     model += "-16bit" * (engine == "transformers")
-    asked = questions(rows, settings, model)
+    asked = questions(rows, settings, model, weights)
+    told = {"weights": weights, "engine": engine, "sampling": sampling(settings)}
+    told["model"] = arm.model or Path(arm.place if arm.kind == "model" else base).name
     out = Path(settings.output)
     with Journal(out / f"answers-{arm.name}.journal.jsonl") as journal:
         if any(key_of(question) not in journal for question in asked):
@@ -170,7 +170,7 @@ def answer(arm: Arm, rows: list[dict[str, Any]], settings: Predict) -> int:
                 ask_missing(at, key, journal, asked, f"{arm.name} answers")
         failures = {entry["key"]: entry["error"] for entry in journal if not entry["ok"]}
         found = [
-            _row(row, question, journal, failures) | {"weights": weights, "engine": engine}
+            _row(row, question, journal, failures, prefilled=engine in ("", "server")) | told
             for row, question in zip(rows, asked, strict=True)
         ]
     write_jsonl(out / f"answers-{arm.name}.jsonl", found)
@@ -180,7 +180,10 @@ def answer(arm: Arm, rows: list[dict[str, Any]], settings: Predict) -> int:
     return failed
 
 
-def _row(row: dict[str, Any], question: Question, journal: Journal, failures: dict[str, Any]) -> dict[str, Any]:
+def _row(
+    row: dict[str, Any], question: Question, journal: Journal, failures: dict[str, Any], prefilled: bool
+) -> dict[str, Any]:
+    """A line out. `prefilled`: of a server elsewhere, a closing tag alone says that its template opened the thought."""
     told = {name: row[name] for name in ("id", "system", "prompt", "reference", "checks") if name in row}
     shared = {name: value for name, value in question.asked.items() if name != "model"}
     told["asked"] = sha256(to_json(shared).encode()).hexdigest()
@@ -190,6 +193,8 @@ def _row(row: dict[str, Any], question: Question, journal: Journal, failures: di
         return told | {"think": "", "answer": "", "raw": "", "finish_reason": "failed", "error": error["message"]}
     reply = journal.get(key)["reply"]
     raw = reply.get("raw", reply["text"])
+    if prefilled and reply["think_from"] == "closing_tag":
+        raw = f"<think>\n{raw}"
     if reply["think_from"] in ("reasoning", "reasoning_content"):  # in our spelling, as the others give it themselves
         raw = think.join(reply["think"], raw)
     told |= {"think": reply["think"], "answer": reply["text"], "raw": raw, "finish_reason": reply["finish_reason"]}
