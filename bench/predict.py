@@ -3,9 +3,10 @@
     python -m bench.predict [recipes/demo/predict.yaml] [--merged models/demo_merged] [--prompts 32] [--concurrency 16]
                             [--base-url http://127.0.0.1:8000/v1 --model NAME]
 
-Asked is the merged model (`make export`), greedily, by the same client; each server is started, warmed by one question
-that does not count, and stopped. Printed is a table: seconds from the first question to the last answer, tokens a
-second by the servers' own count, and how many answers are those of LLaMA-Factory's server to the character.
+Asked is the merged model (`make export`), greedily, by the same client; the first two servers are started for it and
+stopped; each is warmed by one question that does not count. Printed is a table: seconds from the first question to the
+last answer, tokens a second by the servers' own count, and how many answers are those of LLaMA-Factory's server to the
+character.
 """
 
 from __future__ import annotations
@@ -13,24 +14,18 @@ from __future__ import annotations
 import argparse
 import os
 import platform
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
-import httpx
-
 from chat.ask import ask_missing, key_of
 from chat.client import Question, Settings
 from chat.journal import Journal
-from chat.server import HOST, free_port, serve, stop
+from chat.server import serve, serve_batches
 from eval.predict import Predict, prompts, questions
 from recipe import UserError, load, one_line_errors
 
@@ -42,36 +37,6 @@ class Run(NamedTuple):
     texts: dict[str, str]
     tokens: int
     seconds: float
-
-
-@contextmanager
-def transformers_serve(model: Path, log: Path) -> Iterator[str]:
-    """`transformers serve --continuous-batching` of a folder on a free port: its address."""
-    port = free_port()
-    command = [str(Path(sys.executable).with_name("transformers")), "serve", str(model)]
-    command += ["--continuous-batching", "--host", HOST, "--port", str(port)]
-    environment = os.environ | {"HF_HUB_OFFLINE": "1"}
-    with open(log, "wb") as output:
-        process = subprocess.Popen(
-            command, env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
-        )
-    try:
-        begin = time.monotonic()
-        while time.monotonic() - begin < 600:
-            if process.poll() is not None:
-                raise UserError(f"transformers serve ended with code {process.returncode}: {_tail(log)}")
-            try:
-                httpx.get(f"http://{HOST}:{port}/health", timeout=2, trust_env=False).raise_for_status()
-                break
-            except httpx.HTTPError:
-                time.sleep(0.5)
-        yield f"http://{HOST}:{port}/v1"
-    finally:
-        stop(process)
-
-
-def _tail(log: Path) -> str:
-    return " ".join(log.read_text(encoding="utf-8", errors="replace").split())[-300:]
 
 
 def timed(at: Settings, key: str, asked: list[Question], folder: Path) -> Run:
@@ -108,11 +73,12 @@ def compare(arguments: argparse.Namespace, work: Path) -> dict[str, Run | str]:
     overrides = [f"model_name_or_path={merged}", "adapter_name_or_path=null", "quantization_bit=null"]
     with serve(settings.serve, overrides, str(work / "llamafactory.log")) as server:
         run("llamafactory-cli api", server.base_url, server.api_key, server.model, 2)
+    name, log = "transformers serve --continuous-batching", str(work / "transformers.log")
     try:
-        with transformers_serve(merged, work / "transformers.log") as url:
-            run("transformers serve --continuous-batching", url, "none", str(merged), arguments.concurrency)
+        with serve_batches(str(merged), log) as server:
+            run(name, server.base_url, server.api_key, server.model, arguments.concurrency)
     except UserError as error:
-        ways["transformers serve --continuous-batching"] = f"{error} ({_tail(work / 'transformers.log')})"
+        ways[name] = str(error)
     if arguments.base_url:
         key = os.environ.get("OPENAI_API_KEY", "none")
         run(arguments.base_url, arguments.base_url, key, arguments.model, arguments.concurrency)

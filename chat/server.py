@@ -56,19 +56,37 @@ def serve(
     values, _ = read_yaml(recipe)
     values |= dict(item.split("=", 1) for item in overrides)
     check_model(recipe, str(values.get("model_name_or_path", "")))
-    port = free_port()
+    port = _free_port()
     server = Server(f"http://{HOST}:{port}/v1", secrets.token_urlsafe(24), name or Path(recipe).parent.name)
-    environment = os.environ | {
-        "API_HOST": HOST,
-        "API_PORT": str(port),
-        "API_KEY": server.api_key,
-        "API_MODEL_NAME": server.model,
-    }
+    environment = {"API_HOST": HOST, "API_PORT": str(port), "API_KEY": server.api_key, "API_MODEL_NAME": server.model}
+    with _running(["llamafactory-cli", "api", recipe, *overrides], environment, server, log, wait):
+        yield server
+
+
+@contextmanager
+def serve_batches(folder: str, log: str = "server.log", wait: float = 600.0, dtype: str = "auto") -> Iterator[Server]:
+    """The same by `transformers serve --continuous-batching` of a whole model's folder, which answers many at a time.
+
+    It asks for no key, and goes by its tokenizer's chat template; the model's name does not matter to it.
+    """
+    port = _free_port()
+    server = Server(f"http://{HOST}:{port}/v1", "none", folder)
+    command = ["transformers", "serve", folder, "--continuous-batching", "--dtype", dtype]
+    command += ["--host", HOST, "--port", str(port)]
+    with _running(command, {"HF_HUB_OFFLINE": "1"}, server, log, wait):
+        yield server
+
+
+@contextmanager
+def _running(
+    command: Sequence[str], environment: dict[str, str], server: Server, log: str, wait: float
+) -> Iterator[None]:
+    name = " ".join(command[:2])
     Path(log).parent.mkdir(parents=True, exist_ok=True)
     with open(log, "w", encoding="utf-8") as output:
         process = subprocess.Popen(
-            [_command(), "api", recipe, *overrides],
-            env=environment,
+            [beside(command[0]), *command[1:]],
+            env=os.environ | environment,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -77,21 +95,21 @@ def serve(
         )
     previous = signal.signal(signal.SIGTERM, _exit) if _main_thread() else None
     try:
-        _wait(process, server, log, wait)
-        yield server
+        _wait(process, name, server, log, wait)
+        yield
     finally:
-        stop(process)
+        _stop(process)
         if previous is not None:
             signal.signal(signal.SIGTERM, previous)
 
 
-def _command() -> str:
-    """`llamafactory-cli` of the running Python's environment, else the one on PATH."""
-    beside = Path(sys.executable).with_name("llamafactory-cli")
-    return str(beside) if beside.exists() else "llamafactory-cli"
+def beside(command: str) -> str:
+    """The command of the running Python's environment, else the one on PATH."""
+    beside = Path(sys.executable).with_name(command)
+    return str(beside) if beside.exists() else command
 
 
-def free_port() -> int:
+def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         return probe.getsockname()[1]
@@ -110,19 +128,19 @@ def _die_with_parent() -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def _wait(process: subprocess.Popen, server: Server, log: str, wait: float) -> None:
+def _wait(process: subprocess.Popen, name: str, server: Server, log: str, wait: float) -> None:
     client = server.client(timeout=5.0).with_options(max_retries=0)
     began = time.monotonic()
-    with tqdm(desc="starting llamafactory-cli api", unit=" s", bar_format="{desc}: {elapsed}", disable=None) as bar:
+    with tqdm(desc=f"starting {name}", unit=" s", bar_format="{desc}: {elapsed}", disable=None) as bar:
         while time.monotonic() - began < wait:
             if process.poll() is not None:
-                raise UserError(f"{log}: llamafactory-cli api ended with code {process.returncode}; {_last_line(log)}")
+                raise UserError(f"{log}: {name} ended with code {process.returncode}; {_last_line(log)}")
             with suppress(openai.APIError):
                 client.models.list()
                 return
             bar.update()
             time.sleep(0.5)
-    raise UserError(f"{log}: llamafactory-cli api did not answer within {wait:.0f} s; {_last_line(log)}")
+    raise UserError(f"{log}: {name} did not answer within {wait:.0f} s; {_last_line(log)}")
 
 
 def _last_line(log: str) -> str:
@@ -130,7 +148,7 @@ def _last_line(log: str) -> str:
     return f"its last line: {lines[-1].strip()}" if lines else "it printed nothing"
 
 
-def stop(process: subprocess.Popen, grace: float = 10.0) -> None:
+def _stop(process: subprocess.Popen, grace: float = 10.0) -> None:
     """End the server's whole process group, politely first."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         with suppress(ProcessLookupError):

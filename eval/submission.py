@@ -35,8 +35,19 @@ from chat.ask import ask_missing, key_of
 from chat.client import Client, Question, Settings
 from chat.journal import Journal
 from chat.reading import FAULTS
-from eval.arms import Arm
-from eval.predict import NO_ANSWER, Predict, arms_of, model_of, of_dataset, questions, server_of, url_of, weights_of
+from eval.arms import Arm, weights_of
+from eval.predict import (
+    NO_ANSWER,
+    Predict,
+    arms_of,
+    base_of,
+    check_engine,
+    model_of,
+    of_dataset,
+    questions,
+    server_of,
+    url_of,
+)
 from preprocess.ask import FORMATS, KEYS, LOCAL, SCHEMA, read
 from preprocess.data import Data
 from preprocess.diagnosis import to_text
@@ -100,14 +111,14 @@ def as_trained(row: dict[str, Any], place: str, data: Data) -> list[dict[str, st
 class Asker:
     """Turns a record and the number of the try into the question, the same at every start."""
 
-    def __init__(self, settings: Predict, model: str, form: str) -> None:
-        self.settings, self.model, self.form = settings, model, form
+    def __init__(self, settings: Predict, model: str, weights: str, form: str) -> None:
+        self.settings, self.model, self.weights, self.form = settings, model, weights, form
 
     def question(self, one: Given, attempt: int) -> Question:
         settings = self.settings
         if attempt:
             settings = replace(settings, temperature=settings.temperature or AGAIN, seed=settings.seed + attempt)
-        (question,) = questions([{"id": str(one.id), "messages": one.messages}], settings, self.model)
+        (question,) = questions([{"id": str(one.id), "messages": one.messages}], settings, self.model, self.weights)
         forced = {"response_format": FIELDS[self.form]} if self.form in FIELDS else {}
         return replace(question, sample=attempt, asked=question.asked | forced)
 
@@ -169,7 +180,7 @@ def submit(settings: Predict) -> None:
     """
     _check_settings(settings)
     arm = _arm_of(settings)
-    url, weights = url_of(arm, settings), weights_of(arm, settings)
+    url, weights = url_of(arm, settings), weights_of(arm, base_of(settings))
     data = load(Data, settings.data)
     leaves = bool(url) and urlsplit(url).hostname not in LOCAL  # then without identifiers
     data = replace(data, privacy="mask" if leaves or data.privacy == "mask" else "none")
@@ -182,9 +193,9 @@ def submit(settings: Predict) -> None:
         chosen = (
             out / f"submission-{arm.name}.format.json"
         )  # what `auto` stands for, so that the questions stay the same
-        asker = Asker(settings, model, _known_form(settings, url, chosen, model))
+        asker = Asker(settings, model, weights, _known_form(settings, url, chosen, model))
         if asker.form == "auto" or any(look_up(one, asker, journal).next for one in given):
-            with server_of(arm, settings, model) as (at, key):
+            with server_of(arm, settings, model, [vars(one) for one in given if one.messages]) as (at, key):
                 if asker.form == "auto":
                     asker.form = choose_form(at, key, chosen)
                 _ask(given, asker, journal, at, key, f"{arm.name} diagnoses")
@@ -195,6 +206,7 @@ def submit(settings: Predict) -> None:
 
 
 def _check_settings(settings: Predict) -> None:
+    check_engine(settings)
     if not settings.data:
         raise UserError("data: name the data.yaml that the model was trained by, as in data=recipes/healthai/data.yaml")
     if settings.response_format not in FORMATS:

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from chat.server import _command
+from chat.server import beside
 from eval.judge import paired, read_answers
 from eval.pairs import Pairs, decide, preferences, results_of, run, spelled
 from eval.review import read_pairs
@@ -193,9 +193,9 @@ def test_the_entry_is_the_one_of_medcot_dpo_and_the_bytes_are_always_the_same(fo
 @pytest.mark.parametrize(
     "change, message",
     [
-        (lambda s: replace(s, verdicts=""), "verdicts: name the file of `eval.judge`"),
+        (lambda s: replace(s, verdicts=""), "no verdicts and no votes: `make judge` or `make review` first"),
         (lambda s: replace(s, arms=["base"]), "arms: expected two, got base"),
-        (lambda s: replace(s, verdicts="none.jsonl"), "none.jsonl: no such file"),
+        (lambda s: replace(s, verdicts="none.jsonl"), "no none.jsonl and no votes: `make judge`"),
         (lambda s: _put(s, "answers", "0" * 16), "verdicts.jsonl:1: the verdicts on p0 were given on other answers"),
         (lambda s: _put(s, "id", "p9"), "verdicts.jsonl:1: the verdicts on p9 were given on other answers"),
         (lambda s: _put(s, "pairwise", [{"result": "A"}]), "verdicts.jsonl:1: pairwise: expected a `result` out of"),
@@ -238,7 +238,7 @@ def test_preflight_finds_nothing_and_dpo_starts_at_ln_2(folder: Callable, tiny: 
     overrides += ["dataset=p_train", f"dataset_dir={settings.dataset_dir}", f"output_dir={out}", "report_to=none"]
     overrides += ["val_size=0", "eval_strategy='no'", "bf16=false", "use_cpu=true", "max_steps=2", "logging_steps=1"]
     overrides += ["gradient_accumulation_steps=1", "preprocessing_num_workers=1"]
-    for command in ([sys.executable, "-m", "preflight"], [_command(), "train"]):
+    for command in ([sys.executable, "-m", "preflight"], [beside("llamafactory-cli"), "train"]):
         line = [*command, "recipes/medcot_dpo/train.yaml", *overrides]
         done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -17,7 +18,11 @@ import pytest
 import yaml
 
 from chat.server import serve
+from eval.arms import Arm, read_arms
+from eval.batched import folder_of
 from eval.predict import Predict, run
+from eval.run import read_answers
+from preprocess.think import well_formed
 from recipe import UserError
 from tests.conftest import ROOT
 from tests.teacher import teacher
@@ -106,6 +111,35 @@ def test_both_arms_answer_the_same_prompts_once(
     assert (tmp_path / "answers-tuned.jsonl").read_bytes() == before
 
 
+@pytest.mark.slow
+def test_many_at_a_time_is_the_same_from_the_same_weights(
+    tiny: SimpleNamespace, recipe: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    values = yaml.safe_load(Path(recipe).read_text(encoding="utf-8"))
+    del values["quantization_bit"]  # what is merged is not in 4 bits
+    Path(recipe).write_text(yaml.safe_dump(values), encoding="utf-8")
+    given = {"limit": 6, "max_tokens": 24, "dataset_dir": str(tiny.root)}
+    for engine in ("llamafactory", "transformers"):
+        run(Predict(recipe, "tiny_eval", str(tmp_path / engine), engine=engine, **given))
+    for arm in ("base", "tuned"):
+        one, other = (read(tmp_path / engine, arm) for engine in ("llamafactory", "transformers"))
+        assert [row["raw"] for row in one] == [row["raw"] for row in other]
+        assert [row["engine"] for row in other] == ["transformers"] * 6 and one[0]["weights"] == other[0]["weights"]
+    assert not (tmp_path / "transformers/.serve").exists()
+    arms = read_arms(["base", f"tuned={tiny.adapter}"])
+    shutil.copy(tmp_path / "transformers/answers-base.jsonl", tmp_path / "llamafactory")
+    with pytest.raises(UserError, match=r"different engines \(base by transformers, tuned by llamafactory\)"):
+        read_answers(str(tmp_path / "llamafactory"), arms, f"{tiny.root}/model")
+
+
+def test_another_spelling_of_the_prompt_is_refused(recipe: str, tmp_path: Path) -> None:
+    values = yaml.safe_load(Path(recipe).read_text(encoding="utf-8")) | {"enable_thinking": False}
+    Path(recipe).write_text(yaml.safe_dump(values), encoding="utf-8")
+    asked = [[{"role": "user", "content": "咳嗽三周，要紧吗？"}]]
+    with pytest.raises(UserError, match=r"template qwen3: transformers would ask '咳嗽三周，要紧吗？' with \d+ tokens"):
+        folder_of(Arm("base", "base"), recipe, tmp_path / "served", asked)
+
+
 def test_an_arm_may_be_a_server_elsewhere(
     tiny: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -127,6 +161,38 @@ def test_an_arm_may_be_a_server_elsewhere(
         row["raw"] == f"<think>\n{row['think']}\n</think>\n\n{row['answer']}" for row in [*rows["a"], *rows["b"]]
     )
     assert [row["asked"] for row in rows["a"]] == [row["asked"] for row in rows["b"]]
+
+
+def test_answers_of_other_weights_are_not_taken(
+    tiny: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that knows the arms by name: new weights under the old name are asked again."""
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-planted-0123456789")
+    adapter = tmp_path / "adapter"
+    shutil.copytree(tiny.adapter, adapter)
+    recipe = tmp_path / "serve.yaml"
+    recipe.write_text(f"model_name_or_path: {tiny.root}/model\nadapter_name_or_path: {adapter}\n")
+    with teacher(style="cot", thought="closing", models="base,tuned") as server:
+        settings = Predict(
+            str(recipe),
+            "tiny_eval",
+            str(tmp_path / "out"),
+            base_url=server.base_url,
+            limit=3,
+            dataset_dir=str(tiny.root),
+        )
+        run(settings)
+        before, first = server.stats()["answers"], read(tmp_path / "out", "tuned")
+        with open(next(adapter.glob("*.safetensors")), "r+b") as file:
+            file.seek(-1, 2)
+            file.write(b"\x01")
+        run(settings)
+        assert server.stats()["answers"] == before + 3
+    second = read(tmp_path / "out", "tuned")
+    assert {row["weights"] for row in first}.isdisjoint(row["weights"] for row in second)
+    assert all(
+        well_formed(row["raw"]) and row["engine"] == "server" for row in second
+    )  # the template opens the thought
 
 
 @pytest.mark.slow

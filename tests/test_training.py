@@ -15,7 +15,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from chat.server import _command
+from chat.server import beside
 from preprocess.build import Data, build
 from recipe import load
 from tests.conftest import ROOT
@@ -29,7 +29,7 @@ LONG = ("max_steps=30", "max_samples=20", "save_steps=4", "lora_dropout=0.1")
 
 def train(tiny: SimpleNamespace, out: Path, *overrides: str) -> list[str]:
     return [
-        *(_command(), "train", "recipes/demo/train.yaml"),
+        *(beside("llamafactory-cli"), "train", "recipes/demo/train.yaml"),
         *(f"model_name_or_path={tiny.root}/model", f"dataset_dir={tiny.root}", f"output_dir={out}"),
         *("dataset=tiny_train", "eval_dataset=tiny_eval", "report_to=none", "max_steps=2", "logging_steps=1"),
         *overrides,
@@ -206,7 +206,7 @@ def test_an_export_is_the_adapted_model_with_a_modelfile(tiny: SimpleNamespace, 
 
     out = tmp_path / "merged"
     paths = (f"model_name_or_path={tiny.root}/model", f"adapter_name_or_path={tiny.adapter}", f"export_dir={out}")
-    run([_command(), "export", "recipes/demo/export.yaml", *paths])
+    run([beside("llamafactory-cli"), "export", "recipes/demo/export.yaml", *paths])
     assert "FROM ." in (out / "Modelfile").read_text() and "<|im_end|>" in (out / "Modelfile").read_text()
     tokens = AutoTokenizer.from_pretrained(out)("咳嗽三周", return_tensors="pt").input_ids
     adapted = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny.root / "model"), tiny.adapter)
