@@ -185,9 +185,10 @@ _ASKED = re.compile(
     r"|区别|副作用|依赖|危害|机制|机理|原理|发病率|死亡率|诊断标准|指征|适应证|病因|定义|概念|科普|为什么会(?!这样)"
     r"|为何会"
     r"|(?:会|能)(?:不会|不能)?(?:引起|导致|造成|出现|发生|有|诱发).{0,14}[吗?？]|(?:属于|算)(?:不算)?.{0,8}[吗?？]"
-    r"|典型|常见|介绍|讲[讲解述]|解释|列[出举]|总结|翻译|论文|文章|写一?[篇份个]|课件|ppt|考试|复习|备考|培训|演练"
+    r"|保存|存放|典型|常见|介绍|讲[讲解述]|解释|列[出举]|总结|翻译|论文|文章|写一?[篇份个]|课件|ppt|考试|复习|备考|培训|演练"
     r"|指南|教材|课本|的人[，。？]?|一般"
-    r"|\b(?:what (?:are|is|causes?|does|do) (?!wrong|happening|going|i do|this)|how (?:do|to|can|does|should) (?:i "
+    r"|\b(?:store|storage|what (?:are|is|causes?|does|do)"
+    r" (?!wrong|happening|going|i do|this)|how (?:do|to|can|does|should) (?:i "
     r"|you |we |one |doctors |people |someone )?"
     r"(?:prevent|recogni\w+|tell|identify|treat|perform|diagnos\w+|avoid|differentiate|spot|do cpr|know"
     r"|help someone)|difference between|explain"
@@ -248,7 +249,7 @@ _RECENT = re.compile(
     r"刚|今[天早晚晨]|昨[天晚夜]|分钟|小时|半夜|\b(?:today|just|ago|this morning|yesterday|last night|minutes|hours?)\b"
 )
 _STEADY = re.compile(
-    rf"(?:{_NUMBER}个?(?:年|月|周|星期|礼拜)(?!前|大|级|.{{0,2}}[孩宝娃婴胎])|多年|长期|老毛病|慢性|有时候?|偶尔"
+    rf"(?:{_NUMBER}个?(?:年|月|(?<!一)(?<!1)(?<!一个)(?<!1个)(?:周|星期|礼拜))(?!前|大|级|.{{0,2}}[孩宝娃婴胎])|多年|长期|老毛病|慢性|有时候?|偶尔"
     rf"|时不时|经常|每次|平时|总是|老是|反复)"
     r"|\b(?:for (?:\w+ )?(?:months|weeks|years)|for (?:a|the (?:past|last)) .{0,10}(?:months?|weeks?|years?)"
     r"|chronic\w*|occasional\w*|sometimes|every time|on and off|long-?standing|whenever)\b"
