@@ -27,7 +27,7 @@ from tests.teacher import Teacher, teacher
 
 pytestmark = pytest.mark.slow
 
-CPU = "use_unsloth=false bf16=false use_cpu=true preprocessing_num_workers=1 dataloader_num_workers=0"
+CPU = "use_unsloth=false bf16=false use_cpu=true preprocessing_num_workers=1 do_eval=true eval_strategy=\\\"'no'\\\""
 SHORT = (
     "max_steps=2 save_steps=1 eval_steps=2 logging_steps=1 per_device_train_batch_size=2 gradient_accumulation_steps=1"
 )
