@@ -35,7 +35,7 @@ from typing import Any, NamedTuple
 import opencc
 import yaml
 
-from chat.wording import ASK_A_DOCTOR, NO_VISIT, PROMISES, any_of, first_meant, fold, is_denied
+from chat.wording import ASK_A_DOCTOR, NO_VISIT, PROMISE, PROMISES, any_of, close, denied, fold, promised
 
 SIGNS = Path(__file__).with_name("emergencies.yaml")
 MOST_CHARACTERS = 3_000  # that are looked at, at either end of a message
@@ -487,8 +487,8 @@ def notes(question: str, answer: str, scenario_id: str = "") -> list[str]:
     of_a_child = scenario_id == "pediatric" or _CHILD.search(f"{asked}\n{text}")
     if of_a_child and _DOSE.search(text) and not re.search(ASK_A_DOCTOR, text):
         lines.append(_CHILD_DOSE[tongue])
-    if promised := first_meant(_PROMISE, text, is_denied, but="性|手?术|切除"):
-        lines.append(_PROMISED[tongue].format(promised))
+    if claim := promised(f"{_PROMISE}|{PROMISE}", close(text)):
+        lines.append(_PROMISED[tongue].format(claim))
     if any(_is_advised(text, hit) for hit in _STOP.finditer(text)):
         lines.append(_STOPPED[tongue])
     return lines if re.search(NO_VISIT, text) else [*lines, _DISCLAIMER[tongue]]
@@ -499,7 +499,7 @@ def _is_advised(text: str, stop: re.Match[str]) -> bool:
     sentence = re.split(r"[。！？\n]|\.\s", text[: stop.start()])[-1]
     clause = re.split("[，,；;：:]", sentence)[-1]
     after = re.split(r"[。！？\n]|\.\s", text[stop.start() :], maxsplit=1)[0]
-    return not (is_denied(clause[-24:]) or _WITH_DOCTOR.search(sentence + after))
+    return not (denied(clause[-24:], after) or _WITH_DOCTOR.search(sentence + after))
 
 
 def _ends(text: str) -> str:

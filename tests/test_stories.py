@@ -105,7 +105,7 @@ class Story:
                 read = process.stdout.readline()
                 assert read, printed
                 printed += read
-            opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+            opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), urllib.request.HTTPCookieProcessor())
             assert b"<html" in opener.open(found[0], timeout=30).read().lower()
         finally:
             os.killpg(process.pid, signal.SIGINT)
