@@ -63,7 +63,8 @@ REASONING = ("reasoning_content", "reasoning")
 class Answer:
     """What came of a question; as a string, all that a person should read, the warnings first and last.
 
-    notice          what to do at once, where the question tells of an emergency; before the answer
+    notice          what to do at once, where the question tells of an emergency, or that it can't be answered here;
+                    before the answer
     notes           warnings and the disclaimer; after the answer
     finish_reason   stop; length: cut at max_tokens; unclosed: the thought never ended; interrupted: by the user;
                     broken: by the server, which `error` tells of in one line
@@ -85,9 +86,9 @@ class Answer:
 
 
 def notice_of(question: str) -> str:
-    """What to do at once, in the question's language; "" where nothing in it is an emergency."""
+    """What to do at once, in the question's language, or why it can't be answered here; "" for most questions."""
     found = safety.emergency(question)
-    return found.notice(safety.language(question)) if found else ""
+    return found.notice(safety.language(question)) if found else safety.out_of_scope(question)
 
 
 def notes_of(question: str, answer: str, scenario: str) -> tuple[str, ...]:

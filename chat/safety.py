@@ -541,10 +541,19 @@ _OUT_OF_SCOPE = (  # what is asked; what it is not where this stands too; the li
         "Sick notes, certificates and expert opinions can't be issued here, only by the doctor or body that saw you.",
     ),
     (
+        r"(?:打官司|起诉|索赔|赔偿(?:多少|标准|金额)|胜诉|请律师|伤残赔偿)"
+        r"|\b(?:sue|lawsuit|compensation claim|malpractice)\b",
+        r"(?!)",
+        "这里不回答法律和赔偿问题：请咨询律师，或医疗纠纷人民调解委员会。",
+        "Legal questions and claims are not answered here: please ask a lawyer.",
+    ),
+    (
         r"(?:写|编|改|调试)[一几]?[个段下首篇]?.{0,8}(?:代码|程序|爬虫|脚本|网页|情诗|诗|歌词|作文|情书)|(?:股票"
         r"|基金|彩票|比特币).{0,8}(?:推荐|买|涨|预测|号码)|天气(?:怎么样|如何|预报)|星座|运势"
+        r"|(?:怎么|如何|教我)(?:学|用|安装).{0,4}(?:python|java|编程|excel|word|ppt|英语|吉他)"
+        r"|\b(?:learn|install)\b.{0,10}\b(?:python|java|excel|programming)\b"
         r"|\b(?:write|debug)\b.{0,15}\b(?:code|program|script|python|poem|lyrics)\b|\b(?:stock|lottery"
-        r"|bitcoin)\b.{0,20}\b(?:buy|tip|predict|number)|\bweather (?:today|tomorrow|forecast)\b",
+        r"|bitcoin)\b.{0,20}\b(?:buy|tip|predict|number)|\bweather\b",
         _MEDICAL.pattern,
         "这里只回答医学和健康方面的问题。",
         "Only questions about medicine and health are answered here.",

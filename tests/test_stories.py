@@ -37,7 +37,7 @@ EXTRA = {
     "predict": "limit=2 max_tokens=16",
     "submission": "max_tokens=16 tries=1",
     "eval": "limit=4",
-    "export": "",
+    "chat": "-m 16",
 }
 FAILS = {"submission"}  # the tiny model writes no JSON: the command says so, and fails
 
@@ -46,9 +46,12 @@ def lines_of(recipe: str) -> list[str]:
     """The commands of a README's "Commands, in order", in order."""
     text = (ROOT / f"recipes/{recipe}/README.md").read_text(encoding="utf-8")
     section = re.search(r"^## Commands, in order\n(.*?)^## ", text, re.MULTILINE | re.DOTALL)[1]
+    if talk := re.search(r"^## Talk to it\n(.*?)^## ", text, re.MULTILINE | re.DOTALL):
+        section += talk[1]
     found = re.findall(r"```bash\n(.*?)```|`((?:make|python -m) [^`]+)`", section, re.DOTALL)
     lines = [line for block, one in found for line in (block.splitlines() if block else [" ".join(one.split())])]
-    return [line for line in lines if "swanlab" not in line and "…" not in line]
+    lines = [line.partition("  #")[0] for line in lines if not line.startswith("make ") or "RECIPE=" in line]
+    return [line for line in lines if not any(word in line for word in ("swanlab", "…", "saves/demo"))]
 
 
 class Story:
@@ -67,23 +70,34 @@ class Story:
         for name in ("Qwen2.5-7B-Instruct", "Qwen3-0.6B"):
             shutil.copytree(tiny.root / "model", folder / "models" / name)
         self.environment = os.environ | {"OPENAI_API_KEY": "sk-none-0123456789", "CUDA_VISIBLE_DEVICES": ""}
-        self.environment |= {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "OMP_NUM_THREADS": "2"}
+        self.environment |= {
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "OMP_NUM_THREADS": "2",
+            "PYTHONUNBUFFERED": "1",
+        }
 
     def adapted(self, line: str) -> str:
         """A README's line with the teacher's address, and what makes it small behind its own overrides."""
-        if not line.startswith("make "):
-            return line
         line = re.sub(r"https?://[^ #]+?/v1", self.server.base_url, line)
+        if not line.startswith("make "):
+            return line + " -m 16" * ("chat.assistant" in line)
         line = re.sub(r"(?<=model=)[^ \"]+|(?<=/v1#)\w+", "teacher", line)
         extra, quoted = EXTRA.get(line.split()[1], ""), re.search(r'ARGS="([^"]*)"', line)
         return f'{line[: quoted.start()] if quoted else line} ARGS="{quoted[1] if quoted else ""} {extra}"'
 
-    def run(self, line: str) -> str:
-        """Run one line; AssertionError with what it printed where it fails."""
+    def run(self, line: str, said: str | None = None) -> str:
+        """Run one line, with `said` for its input; AssertionError with what it printed where it fails."""
         self.server.set(style="judge" if line.startswith("make judge") else "diagnosis")
         command, begun = self.adapted(line), time.monotonic()
         done = subprocess.run(
-            command, shell=True, cwd=self.folder, env=self.environment, capture_output=True, text=True, timeout=600
+            command,
+            shell=True,
+            cwd=self.folder,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=600,
+            input=said,
         )
         printed = f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
         print(f"\n{time.monotonic() - begun:5.1f} s  {line}", end="")
@@ -121,9 +135,11 @@ class Story:
             if line.startswith("make review"):
                 self.serves(line, r"http://127\.0\.0\.1:\d+/\S*")
             elif line.startswith("make web"):
-                self.serves(line, r"http://127\.0\.0\.1:\d+")
+                self.serves(line, r"(?<=local URL:  )http://127\.0\.0\.1:\d+")
             elif line not in self.ran:
-                self.run(line)
+                if "_merged" in line:
+                    self.run(f"make export RECIPE={recipe}")
+                self.run(line, said="医生，孩子发热两天，要紧吗？\n" if " chat" in line else None)
 
 
 @pytest.fixture
