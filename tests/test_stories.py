@@ -81,7 +81,8 @@ class Story:
         if not line.startswith("make "):
             return line + " -m 16" * ("chat.assistant" in line)
         line = re.sub(r"(?<=model=)[^ \"]+|(?<=/v1#)\w+", "teacher", line)
-        extra, quoted = EXTRA.get(line.split()[1], ""), re.search(r'ARGS="([^"]*)"', line)
+        step, quoted = line.split()[1], re.search(r'ARGS="([^"]*)"', line)
+        extra = "" if step == "submission" and "http" in line else EXTRA.get(step, "")
         return f'{line[: quoted.start()] if quoted else line} ARGS="{quoted[1] if quoted else ""} {extra}"'
 
     def run(self, line: str, said: str | None = None, fails: bool = False) -> str:
