@@ -8,11 +8,13 @@ PYTHON ?= python3
 # What LLaMA-Factory takes only from the environment: no wandb key, no upload; no server on the network.
 export WANDB_MODE ?= $(if $(WANDB_API_KEY)$(shell grep -ls api.wandb.ai ~/.netrc),online,offline)
 export API_HOST ?= 127.0.0.1
+export GRADIO_SERVER_NAME ?= 127.0.0.1
+export GRADIO_ANALYTICS_ENABLED ?= False
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test test-slow download label data check train teach distill charts predict judge review pairs eval serve export clean
+.PHONY: help demo test test-slow download label data check train teach distill charts predict submission judge review pairs eval serve chat web export clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -57,6 +59,9 @@ charts: .venv/installed  ## the curves of a run as pictures: reports/RECIPE/char
 predict: .venv/installed recipes/$(RECIPE)/predict.yaml  ## base and tuned model answer the held-out questions
 	python -m eval.predict recipes/$(RECIPE)/predict.yaml $(ARGS)
 
+submission: .venv/installed recipes/$(RECIPE)/predict.yaml  ## the competition's records diagnosed, in the official form, proven line by line
+	python -m eval.submission recipes/$(RECIPE)/predict.yaml $(ARGS)
+
 judge: .venv/installed recipes/$(RECIPE)/judge.yaml  ## an AI judge, both orders, answers alone: base_url=… model=…
 	python -m eval.judge recipes/$(RECIPE)/judge.yaml $(ARGS)
 
@@ -71,6 +76,12 @@ eval: .venv/installed recipes/$(RECIPE)/eval.yaml  ## perplexity, instructions, 
 
 serve: .venv/installed recipes/$(RECIPE)/serve.yaml  ## an OpenAI-compatible server on 127.0.0.1:8000 (API_KEY=… asks for a key)
 	llamafactory-cli api recipes/$(RECIPE)/serve.yaml $(ARGS)
+
+chat: .venv/installed recipes/$(RECIPE)/serve.yaml  ## talk to the tuned model in a terminal; /help lists the commands
+	@python -m chat.assistant --serve recipes/$(RECIPE)/serve.yaml $(ARGS)
+
+web: .venv/installed recipes/$(RECIPE)/serve.yaml  ## LLaMA-Factory's own web chat, on 127.0.0.1:7860
+	llamafactory-cli webchat recipes/$(RECIPE)/serve.yaml $(ARGS)
 
 export: .venv/installed recipes/$(RECIPE)/export.yaml  ## base and adapter merged, with an Ollama Modelfile: models/RECIPE_merged
 	llamafactory-cli export recipes/$(RECIPE)/export.yaml $(ARGS)

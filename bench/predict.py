@@ -68,7 +68,7 @@ def compare(arguments: argparse.Namespace, work: Path) -> dict[str, Run | str]:
         folder = work / name.split()[0]
         folder.mkdir()
         at = Settings(base_url=url, model=model, concurrency=concurrency, outage_seconds=60)
-        ways[name] = timed(at, key, questions(rows, settings, model), folder)
+        ways[name] = timed(at, key, questions(rows, settings, model, ""), folder)
 
     overrides = [f"model_name_or_path={merged}", "adapter_name_or_path=null", "quantization_bit=null"]
     with serve(settings.serve, overrides, str(work / "llamafactory.log")) as server:

@@ -67,6 +67,15 @@ def _arm(name: str, place: str) -> Arm:
     raise UserError(f"arms: {name}: {place} has no adapter_config.json and no config.json; train it first")
 
 
+def weights_of(arm: Arm, base: str) -> str:
+    """What tells an arm's weights from others: a fingerprint, or a server's own name for them. `base` is the folder, or
+    the name on a hub, of the model that adapters are put on."""
+    if arm.kind == "server":
+        return arm.model
+    place = arm.place or base
+    return fingerprint(place) if Path(place).is_dir() else place
+
+
 def fingerprint(folder: str) -> str:
     """SHA-256, in hex, that tells the weights in a folder from others: of each file the size, and all of it or, where
     it is big, both ends. Raises UserError where there are none."""

@@ -8,7 +8,7 @@ bits; base and whole models are only linked to. Each gets a tokenizer with the c
 from __future__ import annotations
 
 import json
-import os
+import logging
 import shutil
 import subprocess
 import tempfile
@@ -69,13 +69,13 @@ def _merge(values: dict[str, Any], log: Path) -> None:
 
 def _tokenizer(values: dict[str, Any], recipe: str, asked: Sequence[Messages]) -> Any:
     """The model's tokenizer with LLaMA-Factory's template; UserError names a prompt that it would spell otherwise."""
-    os.environ.setdefault("LLAMAFACTORY_VERBOSITY", "WARN")
     from llamafactory.data import get_template_and_fix_tokenizer
     from llamafactory.hparams import get_infer_args
     from llamafactory.model import load_tokenizer
     from transformers.utils.logging import set_verbosity_warning
 
     set_verbosity_warning()
+    logging.getLogger("llamafactory").setLevel(logging.WARNING)
     model, data, *_ = get_infer_args(values)
     tokenizer = load_tokenizer(model)["tokenizer"]
     template = get_template_and_fix_tokenizer(tokenizer, data)

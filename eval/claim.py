@@ -39,7 +39,7 @@ READINGS = {  # label, formula, unit, what it is computed from
     "lift": ("高出五成 lift over 50 %", "2 (W + T/2) / n − 1", "%", "需要胜、平、负数 needs wins, ties and losses"),
 }
 INDEPENDENT = "未给出两次都通过的题数，按独立计 passes on both sides not given, taken as independent"
-NO_SPREAD = "各题变化相同，重抽样无散布 every prompt moved alike: resampling shows no spread"
+ALIKE = "各题变化相同，区间按 0/n 的 Wilson 上限 every prompt moved alike: ends by Wilson's bound of 0 out of n"
 ZERO = "p₀ = 0，相对提升无定义 p₀ = 0: relative gain undefined"
 RARE = "前测通过太少，区间上端无界 too few passes before: the interval has no upper end"
 
@@ -115,6 +115,7 @@ def _from_passes(before: int, after: int, n: int, both: int | None) -> dict[str,
     paired = _pairing(before, after, n, before * after // n if both is None else both)
     p = [sign_test(after - overlap, before - overlap) for overlap in ((most, least) if both is None else (both, both))]
     known = {"counts": f"{before} → {after} / {n}", "n": n, "test": "McNemar 精确检验 exact", "p": p}
+    alike = both is not None and (before == after == both or n in (before - both, after - both))
     result = {}
     for name, figure in (("relative_gain", relative_gain), ("absolute_gain", difference)):
         interval = figure(*paired)
@@ -122,7 +123,7 @@ def _from_passes(before: int, after: int, n: int, both: int | None) -> dict[str,
             value = (after - before) / before if before else None
             result[name] = known | {"value": value, "note": RARE if before else ZERO}
             continue
-        notes = [INDEPENDENT] * (both is None) + [NO_SPREAD] * (interval["low"] == interval["high"])
+        notes = [INDEPENDENT] * (both is None) + [ALIKE] * alike
         result[name] = known | interval | {"hint": _hint(interval, n), "note": "; ".join(notes)}
         if both is None and (extreme := figure(*_pairing(before, after, n, least))):
             result[name]["worst"] = [extreme["low"], extreme["high"]]

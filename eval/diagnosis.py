@@ -12,7 +12,8 @@ and stay in every denominator. Two empty sets agree: F1, Jaccard and main diagno
 
 **Tiers.** Each is more lenient than the one before; none stands for another.
 
-strict      the names as they are written, cut apart at ，、；/| and line breaks outside brackets, without numbering
+strict      the names as they are written, cut apart at ，、；/| and line breaks outside brackets, without numbering;
+            a head that two names share is given to both: 急、慢性胃炎 is 急性胃炎 and 慢性胃炎 (1、2型糖尿病 is item 1)
 normalised  one width and case, no spaces; Ⅱ型, II型 and 二型 are 2型 (级, 期, 度 and 类 likewise), 右侧 is 右. Doubt
             (考虑, 疑似, 可能, ？, 待查) is taken off and kept apart. A和B, A及B, A伴B and A合并B are two names where
             both halves are terms.
@@ -211,9 +212,53 @@ def cut_apart(diseases: str) -> list[str]:
     cuts = [match.span() for match in _SEPARATOR.finditer(text) if match["cut"] is not None]
     ends = pairwise([0, *(place for cut in cuts for place in cut), len(text)])
     parts = [text[begin:end].strip(_EDGES) for begin, end in list(ends)[::2]]
+    parts = _share_heads(parts, [text[begin:end] for begin, end in cuts])
     names = (_SEX.sub("", part).strip(_EDGES) for part in parts)
     kept = (name for name in names if name not in _NOTHING and not name.isdigit() and not _EXCLUDED.search(name))
     return list(dict.fromkeys(kept))[:MAX_NAMES]
+
+
+_SAID = (
+    "(?:(?:初步|高度|目前|暂|已|可|基本|不|不能|未|待|需)*(?:考虑|疑似|怀疑|可能|排除|除外|不支持|否认|诊断)[为是]?)?"
+)
+_ELIDED = tuple(  # what may stand alone before 、, its opposite behind it, and what they end in
+    (re.compile(f"({_SAID})({side})({end})?", re.IGNORECASE), re.compile(f"({side})({end})(?=.)", re.IGNORECASE))
+    for side, end in (
+        ("亚?急|慢", "性"),
+        ("[左右]", "侧?"),
+        ("[上中下]", ""),
+        ("[内外]", ""),
+        ("[甲乙丙丁戊]", "型"),
+        (r"(?:\d|[Ⅰ-Ⅵ]|[iv]{1,3}|[一二三四五六])型", ""),  # not 1 alone: it would be the number of an item
+    )
+)
+
+
+def _with_head(one: str, other: str) -> tuple[str, str]:
+    """`one` with the head that `other` has ("" where it shares none), and what is said of both (考虑, 排除).
+
+    >>> _with_head("考虑急", "慢性胃炎")
+    ('考虑急性胃炎', '考虑')
+    """
+    for alone, opposite in _ELIDED if len(other) <= MAX_NAME else ():
+        mine, theirs = alone.fullmatch(one), opposite.match(other)
+        if mine and theirs and mine[2] != theirs[1]:
+            return one + ("" if mine[3] else theirs[2]) + other[theirs.end() :], mine[1]
+    return "", ""
+
+
+def _share_heads(parts: Sequence[str], cuts: Sequence[str]) -> list[str]:
+    """Names and the marks that cut them apart, each name with the head that it shares with the next."""
+    shared, end = list(parts), len(parts)
+    for at in range(len(parts) - 2, -1, -1):
+        whole, said = _with_head(shared[at], shared[at + 1]) if cuts[at] in "、,，/／" else ("", "")
+        if not whole:
+            end = at + 1
+            continue
+        shared[at] = whole
+        if said:
+            shared[at + 1 : end] = [said + part for part in shared[at + 1 : end]]
+    return shared
 
 
 def _unnumbered(text: str) -> str:
@@ -290,6 +335,8 @@ def _terms(text: str) -> list[str]:
         return [whole]
     for joint in _JOINT.finditer(text):
         left, right = text[: joint.start()], text[joint.end() :]
+        if joint["cut"] in ("以及", "和", "及", "与", "/") and (first := _with_head(left.strip(), right.strip())[0]):
+            return [_in_one_spelling(first), *_terms(right)]
         if joint["cut"] and _is_term(left) and _is_term(right):
             return [_in_one_spelling(left), *_terms(right)]
     return [whole]

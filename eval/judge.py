@@ -43,9 +43,9 @@ from chat.ask import ask_missing, key_of
 from chat.client import Question, Settings, read_key
 from chat.journal import Journal
 from chat.reading import read_object
-from preprocess.records import content_id, read_rows, record_id, text_field, write_jsonl
+from preprocess.records import content_id, read_rows, record_id, text_field, to_json, write_jsonl
 from preprocess.think import TAG, split
-from recipe import UserError, main, read_text
+from recipe import UserError, atomic, main, read_text
 
 Row = dict[str, Any]
 
@@ -660,6 +660,22 @@ def made_from(settings: Judge) -> dict[str, Any]:
     }
 
 
+def check_row(row: Row, place: str) -> Row:
+    """A row of verdicts.jsonl as it came; UserError where it is none."""
+    try:
+        whole = {"id": str, "arms": list, "answers": str, "characters": list, "empty": list}
+        fits = all(isinstance(row[name], kind) for name, kind in whole.items()) and len(row["characters"]) == 2
+        for track in TRACKS:
+            for one in row.get(track, ()):
+                fits &= isinstance(one["judge"], str) and len(one["verdicts"]) == 2
+                fits &= track == "absolute" or one["result"] in RESULTS
+    except (KeyError, TypeError):
+        fits = False
+    if not fits:
+        raise UserError(f"{place}: not a row of verdicts; run the judge again")
+    return row
+
+
 def read_answers(path: str | Path) -> list[Row]:
     """The rows of an answers file, each with an id; UserError where one is no answer."""
     rows = []
@@ -677,7 +693,10 @@ def run(settings: Judge) -> None:
     folder = Path(settings.output) / "judge"
     rows = judge(settings, arms, folder / "journal.jsonl")
     write_jsonl(folder / "verdicts.jsonl", rows)
-    print("\n".join(lines(summarise(rows))))
+    with atomic(folder / "settings.json") as file:
+        file.write(to_json(made_from(settings), indent=1) + "\n")
+    models = {arm: str(answers[0].get("model") or "") for arm, answers in arms.items() if answers}
+    print("\n".join(lines(summarise(rows, models))))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ class Pairs:
     """The keys of pairs.yaml.
 
     `answers` is the folder of answers-<arm>.jsonl, `verdicts` the file of `eval.judge`, `votes` that of `eval.review`;
-    either of these two may be left out.
+    either of these two may be absent.
     """
 
     answers: str
@@ -126,8 +126,7 @@ def preferences(arms: Mapping[str, Sequence[Row]], votes: Results, judged: Resul
 
 def run(settings: Pairs) -> None:
     """Run pairs.yaml: write the pairs and their entry, both or neither, and print the counts."""
-    if not settings.verdicts and not settings.votes:
-        raise UserError("verdicts: name the file of `eval.judge`, or `votes`, that of `eval.review`, or both")
+    settings = _with_what_is_there(settings)
     arms = {arm: read_answers(f"{settings.answers}/answers-{arm}.jsonl") for arm in settings.arms}
     judged = read_results(settings.verdicts, {pair.id: pair.hash for pair in paired(arms)}) if settings.verdicts else {}
     votes = read_votes(settings)
@@ -150,6 +149,18 @@ def run(settings: Pairs) -> None:
         print(
             f"{counts['one_thought']} pairs have one thought; a reasoning template teaches an empty one for the other"
         )
+
+
+def _with_what_is_there(settings: Pairs) -> Pairs:
+    """The settings without verdicts or votes that are not there yet, which is said; UserError where neither is."""
+    there = {name: file for name in ("verdicts", "votes") if (file := getattr(settings, name)) and Path(file).exists()}
+    if not there:
+        missing = settings.verdicts or "verdicts", settings.votes or "votes"
+        raise UserError(f"no {' and no '.join(missing)}: `make judge` or `make review` first")
+    for name in {"verdicts", "votes"} - there.keys():
+        if file := getattr(settings, name):
+            print(f"{file}: not there; without {name}")
+    return replace(settings, **{"verdicts": "", "votes": ""} | there)
 
 
 def read_votes(settings: Pairs) -> Results:

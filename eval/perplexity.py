@@ -228,6 +228,7 @@ def _adapted(model: PreTrainedModel, arm: Arm, place: str) -> Iterator[None]:
     if arm.kind != "adapter":
         yield
         return
+    before = dict(model.named_modules())
     try:
         tuned = PeftModel.from_pretrained(model, arm.place).eval()
     except (RuntimeError, ValueError, KeyError) as error:
@@ -236,6 +237,9 @@ def _adapted(model: PreTrainedModel, arm: Arm, place: str) -> Iterator[None]:
     yield
     tuned.unload()
     del model.peft_config  # else the next adapter is taken for a second one beside it
+    for name, module in before.items():  # unload leaves the adapter's own copies of embeddings and head in the model
+        if name and model.get_submodule(name) is not module:
+            model.set_submodule(name, module)
 
 
 def sums(rows: list[Row], nll: list[np.ndarray]) -> dict[str, np.ndarray]:

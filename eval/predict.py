@@ -12,8 +12,8 @@ changed. One line out a prompt, in answers-<arm>.jsonl, in the order of the prom
      "engine": "llamafactory", "asked": "0c51…", "journal": "77ab…"}
 
 `asked` is the hash of what all arms must share (messages and sampling), `weights` that of the arm's own, `engine` what
-served it here. A prompt that got no answer has `finish_reason: failed` and says why under `error`; the same command
-asks it again.
+served it here ("" of an arm elsewhere); `sampling` and `model` say both in words. A prompt that got no answer has
+`finish_reason: failed` and says why under `error`; the same command asks it again.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from chat.ask import ask_missing, key_of
 from chat.client import Question, Settings, read_key
 from chat.journal import Journal
 from chat.server import serve, serve_batches
-from eval.arms import Arm, fingerprint, read_arms
+from eval.arms import Arm, read_arms, weights_of
 from preprocess import think
 from preprocess.records import read_rows, text_field, to_json, write_jsonl
 from preprocess.register import dataset_file
@@ -50,7 +50,9 @@ class Predict:
     base and what is compared with it; without them, the base and the adapter of serve.yaml. `base_url` names a server
     that knows the arms that are folders by their names (vLLM with --enable-lora, say); else one is started for each:
     by LLaMA-Factory, which answers one prompt at a time, or by `engine: transformers`, many at a time and from 16-bit
-    weights (`eval.batched`). The rest is sampling, and how the servers are asked.
+    weights (`eval.batched`). Of `eval.submission` alone: `records`, `data` (the data.yaml that the model was trained
+    by), `arm` (which one hands in; the last, if none is named), `response_format` (as in label.yaml), `tries` (of a
+    record whose reply can't be read), `records_limit`. The rest is sampling, and how the servers are asked.
     """
 
     serve: str
@@ -61,6 +63,12 @@ class Predict:
     base_url: str = ""
     engine: str = "llamafactory"
     limit: int = 0
+    records: str | list[str] = ""
+    data: str = ""
+    arm: str = ""
+    response_format: str = "auto"
+    tries: int = 3
+    records_limit: int = 0
     max_tokens: int = 1024
     temperature: float = 0.0
     top_p: float = 1.0
@@ -75,7 +83,7 @@ class Predict:
 def prompts(settings: Predict) -> list[dict[str, Any]]:
     """What is asked: rows of id, prompt, messages and reference, those of the instructions with their checks."""
     read = read_rows(str(dataset_file(settings.dataset, settings.dataset_dir)))
-    rows = [_of_dataset(row, place) for place, row in islice(read, settings.limit or None)]
+    rows = [of_dataset(row, place) for place, row in islice(read, settings.limit or None)]
     if settings.instructions:
         asked = [_of_instruction(row, place) for place, row in read_rows(settings.instructions)]
         few = min(settings.limit or len(asked), len(asked))
@@ -87,7 +95,8 @@ def prompts(settings: Predict) -> list[dict[str, Any]]:
     return rows
 
 
-def _of_dataset(row: dict[str, Any], place: str) -> dict[str, Any]:
+def of_dataset(row: dict[str, Any], place: str) -> dict[str, Any]:
+    """A row of train.json or eval.json as it is asked, in the messages that LLaMA-Factory trains it in."""
     if not {"id", "instruction", "input", "output"} <= row.keys():
         raise UserError(f"{place}: expected a row of `make data` (id, instruction, input, output)")
     question = "\n".join(filter(None, (row["instruction"], row["input"])))
@@ -115,25 +124,50 @@ def arms_of(settings: Predict) -> list[Arm]:
     return read_arms(settings.arms or ["base", f"tuned={adapter}"])
 
 
-def weights_of(arm: Arm, settings: Predict) -> str:
-    """What tells the arm's weights from others: a fingerprint, or a server's own name for them."""
-    if arm.kind == "server":
-        return arm.model
-    place = arm.place or str(read_yaml(settings.serve)[0].get("model_name_or_path"))
-    return fingerprint(place) if Path(place).is_dir() else place
+def questions(rows: list[dict[str, Any]], settings: Predict, model: str, weights: str) -> list[Question]:
+    """The requests, one a prompt; the model's name and weights tell the journal what was answered already."""
+    body = {"model": model, **sampling(settings)}
+    return [Question(f"{row['id']} {weights[:16]}", 0, body | {"messages": row["messages"]}) for row in rows]
 
 
-def questions(rows: list[dict[str, Any]], settings: Predict, model: str) -> list[Question]:
-    """The requests, one a prompt; the model's name is part of what is asked."""
-    sampling = {"temperature": settings.temperature, "top_p": settings.top_p, "max_tokens": settings.max_tokens}
-    sampling |= {"seed": settings.seed} if settings.temperature else {}
-    return [Question(row["id"], 0, {"model": model, "messages": row["messages"], **sampling}) for row in rows]
+def sampling(settings: Predict) -> dict[str, Any]:
+    """What every arm is asked with, beside its messages."""
+    found = {"temperature": settings.temperature, "top_p": settings.top_p, "max_tokens": settings.max_tokens}
+    return found | ({"seed": settings.seed} if settings.temperature else {})
+
+
+def base_of(settings: Predict) -> str:
+    """The model that adapters are put on."""
+    return str(read_yaml(settings.serve)[0].get("model_name_or_path"))
+
+
+def check_engine(settings: Predict) -> None:
+    """UserError for an engine that there is none of."""
+    if settings.engine not in ENGINES:
+        raise UserError(f"engine: expected one of {', '.join(ENGINES)}, got {settings.engine!r}")
+
+
+def engine_of(arm: Arm, settings: Predict) -> str:
+    """What serves an arm: one of ENGINES here, `server` for one that is there already, "" for an arm elsewhere."""
+    return "" if arm.model else "server" if settings.base_url else settings.engine
+
+
+def model_of(arm: Arm, settings: Predict, weights: str) -> str:
+    """The name under which an arm's server knows it; one that we start is named after the weights."""
+    if arm.model or settings.base_url:
+        return arm.model or arm.name
+    return f"{Path(settings.serve).parent.name}-{weights[:12]}" + "-16bit" * (settings.engine == "transformers")
+
+
+def url_of(arm: Arm, settings: Predict) -> str:
+    """The address of the server that is there already, or an empty string."""
+    return arm.place if arm.kind == "server" else settings.base_url
 
 
 @contextmanager
 def server_of(arm: Arm, settings: Predict, model: str, rows: list[dict[str, Any]]) -> Iterator[tuple[Settings, str]]:
     """Where an arm answers `rows`, and the key for it; a server is started where no address is named."""
-    url = arm.place if arm.kind == "server" else settings.base_url
+    url = url_of(arm, settings)
     common = {"model": model, "timeout": settings.timeout}
     common |= {"api_key_env": settings.api_key_env, "api_key_file": settings.api_key_file}
     if url:
@@ -159,10 +193,12 @@ def server_of(arm: Arm, settings: Predict, model: str, rows: list[dict[str, Any]
 
 def answer(arm: Arm, rows: list[dict[str, Any]], settings: Predict) -> int:
     """Ask one arm what its journal lacks, write its answers, and return how many prompts have none."""
-    weights, engine = weights_of(arm, settings), "" if settings.base_url or arm.model else settings.engine
-    model = arm.model or (arm.name if settings.base_url else f"{Path(settings.serve).parent.name}-{weights[:12]}")
-    model += "-16bit" * (engine == "transformers")
-    asked = questions(rows, settings, model)
+    base, engine = base_of(settings), engine_of(arm, settings)
+    weights = weights_of(arm, base)
+    model = model_of(arm, settings, weights)
+    asked = questions(rows, settings, model, weights)
+    told = {"weights": weights, "engine": engine, "sampling": sampling(settings)}
+    told["model"] = arm.model or Path(arm.place if arm.kind == "model" else base).name
     out = Path(settings.output)
     with Journal(out / f"answers-{arm.name}.journal.jsonl") as journal:
         if any(key_of(question) not in journal for question in asked):
@@ -170,7 +206,7 @@ def answer(arm: Arm, rows: list[dict[str, Any]], settings: Predict) -> int:
                 ask_missing(at, key, journal, asked, f"{arm.name} answers")
         failures = {entry["key"]: entry["error"] for entry in journal if not entry["ok"]}
         found = [
-            _row(row, question, journal, failures) | {"weights": weights, "engine": engine}
+            _row(row, question, journal, failures, prefilled=engine in ("", "server")) | told
             for row, question in zip(rows, asked, strict=True)
         ]
     write_jsonl(out / f"answers-{arm.name}.jsonl", found)
@@ -180,7 +216,10 @@ def answer(arm: Arm, rows: list[dict[str, Any]], settings: Predict) -> int:
     return failed
 
 
-def _row(row: dict[str, Any], question: Question, journal: Journal, failures: dict[str, Any]) -> dict[str, Any]:
+def _row(
+    row: dict[str, Any], question: Question, journal: Journal, failures: dict[str, Any], prefilled: bool
+) -> dict[str, Any]:
+    """A line out. `prefilled`: of a server elsewhere, a closing tag alone says that its template opened the thought."""
     told = {name: row[name] for name in ("id", "system", "prompt", "reference", "checks") if name in row}
     shared = {name: value for name, value in question.asked.items() if name != "model"}
     told["asked"] = sha256(to_json(shared).encode()).hexdigest()
@@ -190,6 +229,8 @@ def _row(row: dict[str, Any], question: Question, journal: Journal, failures: di
         return told | {"think": "", "answer": "", "raw": "", "finish_reason": "failed", "error": error["message"]}
     reply = journal.get(key)["reply"]
     raw = reply.get("raw", reply["text"])
+    if prefilled and reply["think_from"] == "closing_tag":
+        raw = f"<think>\n{raw}"
     if reply["think_from"] in ("reasoning", "reasoning_content"):  # in our spelling, as the others give it themselves
         raw = think.join(reply["think"], raw)
     told |= {"think": reply["think"], "answer": reply["text"], "raw": raw, "finish_reason": reply["finish_reason"]}
@@ -198,8 +239,7 @@ def _row(row: dict[str, Any], question: Question, journal: Journal, failures: di
 
 def run(settings: Predict) -> None:
     """Run predict.yaml, one arm after the other."""
-    if settings.engine not in ENGINES:
-        raise UserError(f"engine: expected one of {', '.join(ENGINES)}, got {settings.engine!r}")
+    check_engine(settings)
     if settings.limit < 0 or settings.max_tokens < 1 or settings.temperature < 0:
         raise UserError("expected limit >= 0 (0: all), max_tokens >= 1 and temperature >= 0")
     rows, arms = prompts(settings), arms_of(settings)

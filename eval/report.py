@@ -25,8 +25,8 @@ from typing import Any, NamedTuple
 import jinja2
 from markupsafe import Markup, escape
 
+from chat.text import visible
 from eval.charts import curves
-from eval.text import visible
 from preprocess.records import to_json
 from preprocess.think import split
 
@@ -35,6 +35,7 @@ Histories = Mapping[str, Sequence[Mapping[str, float]]]
 
 SEGMENTS = {"think": "思考 thought", "markup": "标签 markup", "answer": "回答 answer", "end": "结束符 end token"}
 TIERS = {"strict": "逐字 strict", "normalised": "规范化 normalised", "alias": "别名 alias"}
+REFERENCES = {"diagnosis": ("", ""), "diagnosis_weak": ("（弱参考）", " (weak references)")}  # key of metrics: names
 RESULTS = {  # of a pair, in the order of the bar, as the second arm sees it
     "win": "胜 win",
     "tie": "平 tie",
@@ -49,6 +50,7 @@ _ENGLISH = re.compile(r"(?<=[^\x00-\x7f]) (?=[A-Za-z“(][^\u3000-\uffef]*$)")  
 
 MOST_CHARACTERS, LEAST_CHARACTERS = 20_000, 200  # of a text in the page, by what there is room for
 BYTES_AN_ANSWER = 4_000  # of the page, on average, and of 600 answers at least: 2.4 MB
+FEW = 10  # items, from which on a change is called better or worse
 MANY = 0.05  # share of cut answers that is worth an alarm
 POINTS = 2_000  # of a scatter or a curve; of more, every second, third, …
 
@@ -153,12 +155,13 @@ def _answer_rows(metrics: Mapping[str, Any], arm: str) -> list[Figure]:
         change, sides = asked["changes"][arm], [asked["arms"][side]["by_prompt"]["strict"] for side in (first, arm)]
         name = "指令逐题全部通过 instructions followed, by prompt"
         rows.append(Figure(name, *map(share, sides), points(change["difference"]), f"{change['n']} prompts"))
-    if diagnosis := metrics.get("diagnosis"):
-        for tier, name in TIERS.items():
+    for key, (zh, en) in REFERENCES.items():
+        diagnosis = metrics.get(key, {})
+        for tier, name in TIERS.items() if diagnosis else ():
             before, after = (diagnosis["arms"][side]["tiers"][tier]["f1"] for side in (first, arm))
             change = diagnosis["changes"][arm][tier]
             text = f"{change['value']:+.3f} {ends(change, '+.3f')}" if change else "—"
-            title = "诊断 F1，{} diagnosis F1, {}".format(*name.split(" ", 1))
+            title = "诊断 F1{}，{} diagnosis F1{}, {}".format(zh, name.split(" ")[0], en, name.split(" ")[1])
             rows.append(Figure(title, f"{before:.3f}", f"{after:.3f}", text, f"{diagnosis['prompts']} prompts"))
     return rows
 
@@ -172,17 +175,21 @@ def _reviewed_rows(metrics: Mapping[str, Any]) -> list[Figure]:
             name = "满足指令，AI 评审 instruction satisfied, AI judge"
             rows.append(Figure(name, *sides, points(change["difference"]), f"{change['n']} prompts"))
         if judge.get("win_rate"):
-            counts = "{win} : {loss}".format(**judge["pairwise"])
-            name, n = "胜率，AI 评审 win rate, AI judge", f"{judge['pairwise']['scored']} verdicts"
-            rows.append(Figure(name, "—", share(judge["win_rate"]), f"胜:负 won:lost {counts}", n))
+            name = "胜率，AI 评审 win rate, AI judge"
+            rows.append(_won(name, judge, f"{judge['pairwise']['scored']} verdicts"))
     if (votes := metrics.get("votes")) and votes.get("win_rate"):
-        counts, n = "{win} : {loss}".format(**votes["results"]), f"{votes['votes']} votes, {votes['prompts']} prompts"
-        rows.append(Figure("胜率，人工 win rate, raters", "—", share(votes["win_rate"]), f"胜:负 won:lost {counts}", n))
+        rows.append(_won("胜率，人工 win rate, raters", votes, f"{votes['votes']} votes"))
     if joint := metrics.get("joint"):
         n = f"{joint['prompts_human']} by raters, {joint['prompts_ai']} by the judge"
         text = share(joint["joint"]) if joint["joint"] else "—（双评题太少 too few rated by both）"
         rows.append(Figure("胜率，人机联合 win rate, joint", "—", text, "", n))
     return rows
+
+
+def _won(name: str, said: Mapping[str, Any], n: str) -> Figure:
+    counts = said["by_prompt"]
+    won = "胜:负 won:lost {win} : {loss}".format(**counts)
+    return Figure(name, "—", share(said["win_rate"]), won, f"{sum(counts.values())} prompts, {n}")
 
 
 # --- what went in -----------------------------------------------------------------------------------------------------
@@ -250,6 +257,8 @@ def _perplexity_tally(metrics: Mapping[str, Any]) -> list[Tally]:
     for name, ids in part.get("without", {}).items():
         notes += [f"没有 without {SEGMENTS[name]} {len(ids)}: {_some(ids)}"] * bool(ids)
     left, where = len(skipped), "metrics.json" if notes else ""
+    if limit := metrics.get("made_from", {}).get("limit"):
+        notes.append(f"只取前几条 the first ones only: limit={limit}")
     tallies = [Tally("perplexity", "留出样本 held-out rows", n + left, n, left, "; ".join(notes), where)]
     for arm, why in part.get("not_scored", {}).items():
         tallies.append(Tally("perplexity", f"留出样本 held-out rows, {arm}", n, 0, n, str(why)))
@@ -296,6 +305,10 @@ def _answers_tally(metrics: Mapping[str, Any]) -> list[Tally]:
         tallies.append(
             Tally("diagnosis", part, paired, n, paired - n, "; ".join(notes), "samples.jsonl" if faults else "")
         )
+    if weak := metrics.get("diagnosis_weak"):
+        n, part = weak["prompts"], "弱参考 prompts with a weak reference"
+        notes = f"没有弱参考 without a weak reference {paired - n}" if paired > n else ""
+        tallies.append(Tally("diagnosis", part, paired, n, paired - n, notes))
     return tallies
 
 
@@ -315,6 +328,8 @@ def _reviewed_tally(metrics: Mapping[str, Any]) -> list[Tally]:
     if votes := metrics.get("votes"):
         n, given = votes["prompts"], paired or votes["prompts"]
         notes = f"{votes['votes']} 票 votes, {votes['raters']} 人 raters"
+        if stale := votes.get("on_other_answers"):
+            notes += f", 另有 {stale} 票投给别的回答、不计 more on other answers, not counted"
         tallies.append(Tally("judge", "人工评审的提问 prompts voted on", given, n, given - n, notes, "votes.jsonl"))
     return tallies
 
@@ -323,6 +338,8 @@ def alerts(metrics: Mapping[str, Any]) -> list[str]:
     """What must be read before the figures: a judge not to be believed, items that are missing."""
     found = [f"AI 评审不可靠 Judge: {warning}" for warning in metrics.get("judge", {}).get("warnings", [])]
     found += [f"数目对不上 Does not add up: {tally}" for tally in ledger(metrics) if not tally.adds_up]
+    if stale := metrics.get("votes", {}).get("on_other_answers"):
+        found.append(f"{stale} 票投给了别的回答，不计 votes were given on other answers and don't count")
     if trained_on := metrics.get("overlap", {}).get("found"):
         among = f"{len(trained_on)} / {metrics['overlap']['held_out']}"
         found.append(f"{among} 个留出问题就在训练集里 held-out questions stand in the training rows")
@@ -528,9 +545,12 @@ class Card(NamedTuple):
     entries: list[Entry]
 
 
-def _side(interval: Mapping[str, float] | None, null: float, less_is_better: bool = False) -> str:
-    if not interval or interval["low"] <= null <= interval["high"]:
-        return "even" if interval else ""
+def _side(interval: Mapping[str, float] | None, null: float, n: int, less_is_better: bool = False) -> str:
+    """good, bad, or even; "" from fewer than FEW items, on which no interval is to be relied."""
+    if not interval or n < FEW:
+        return ""
+    if interval["low"] <= null <= interval["high"]:
+        return "even"
     return "good" if (interval["high"] < null) == less_is_better else "bad"
 
 
@@ -558,12 +578,14 @@ def _ratio_entry(metrics: Mapping[str, Any], arm: str) -> Entry | None:
     if "improved" in ratio:
         lines.append(f"{ratio['improved']} 条变好 better, {ratio['worse']} 条变差 worse · {chance(ratio['p'])}")
     sign = strip(ratio, 1, log=True)
-    return Entry(arm, f"× {ratio['value']:.3f}", ends(ratio), sign, _side(ratio, 1, less_is_better=True), lines)
+    return Entry(
+        arm, f"× {ratio['value']:.3f}", ends(ratio), sign, _side(ratio, 1, part["samples"], less_is_better=True), lines
+    )
 
 
-def _difference(arm: str, change: Mapping[str, float] | None, lines: list[str]) -> Entry:
+def _difference(arm: str, change: Mapping[str, float] | None, n: int, lines: list[str]) -> Entry:
     value = f"{100 * change['value']:+.0f} pp" if change else "—"
-    return Entry(arm, value, ends(change, "+.0f", 100), strip(change, 0), _side(change, 0), lines)
+    return Entry(arm, value, ends(change, "+.0f", 100), strip(change, 0), _side(change, 0, n), lines)
 
 
 def _instructions_entry(metrics: Mapping[str, Any], arm: str) -> Entry | None:
@@ -572,7 +594,9 @@ def _instructions_entry(metrics: Mapping[str, Any], arm: str) -> Entry | None:
     change = asked["changes"][arm]
     sides = [share(asked["arms"][side]["by_prompt"]["strict"]) for side in (metrics["arms"][0], arm)]
     moved = f"{change['gained']} 题变过 gained, {change['lost']} 题变不过 lost · {chance(change['p'])}"
-    return _difference(arm, change["difference"], [" → ".join(sides), f"{change['n']} 题 prompts, 严格 strict", moved])
+    return _difference(
+        arm, change["difference"], change["n"], [" → ".join(sides), f"{change['n']} 题 prompts, 严格 strict", moved]
+    )
 
 
 def _thoughts_entry(metrics: Mapping[str, Any], arm: str) -> Entry | None:
@@ -581,7 +605,7 @@ def _thoughts_entry(metrics: Mapping[str, Any], arm: str) -> Entry | None:
     first, change = metrics["arms"][0], thoughts.get("changes", {}).get(arm, {}).get("difference")
     sides = " → ".join(share(thoughts["intervals"][side]) for side in (first, arm))
     counts = f"{thoughts['counts'][first]} → {thoughts['counts'][arm]} / {thoughts['prompts']} 题 prompts"
-    entry = _difference(arm, change, [sides, counts])
+    entry = _difference(arm, change, thoughts["prompts"], [sides, counts])
     return entry if change else entry._replace(value=f"{100 * (thoughts[arm] - thoughts[first]):+.0f} pp")
 
 
@@ -593,7 +617,7 @@ def _diagnosis_entry(metrics: Mapping[str, Any], arm: str) -> Entry | None:
     change = diagnosis["changes"][arm]["normalised"]
     value = f"{change['value']:+.3f}" if change else "—"
     lines.append(f"{diagnosis['prompts']} 题 prompts, 规范化一档 the middle tier")
-    return Entry(arm, value, ends(change, "+.3f"), strip(change, 0), _side(change, 0), lines)
+    return Entry(arm, value, ends(change, "+.3f"), strip(change, 0), _side(change, 0, diagnosis["prompts"]), lines)
 
 
 def _win_entry(metrics: Mapping[str, Any], arm: str) -> Entry | None:
@@ -606,13 +630,13 @@ def _win_entry(metrics: Mapping[str, Any], arm: str) -> Entry | None:
     if not rate or arm != metrics["arms"][1]:
         return None
     lines = [f"{who} · {metrics['arms'][1]} 对 against {metrics['arms'][0]}"]
-    for name, counts in (("AI", judge.get("pairwise")), ("人工 raters", votes.get("results"))):
-        if counts:
-            ties = sum(counts.get(key, 0) for key in ("tie", "both_bad", "inconsistent"))
-            lines.append(f"{name}: {counts['win']} 胜 won, {ties} 平 tied, {counts['loss']} 负 lost")
+    for name, said in (("AI", judge), ("人工 raters", votes)):
+        if said.get("win_rate"):
+            lines.append("{}: {win} 胜 won, {tie} 平 tied, {loss} 负 lost".format(name, **said["by_prompt"]))
     doubted = bool(judge.get("warnings")) and rate is judge.get("win_rate")  # raters correct it, where there are any
     lines = ["⚠ AI 评审不可靠，见上 don't rely on this judge"] * doubted + lines
-    side = "" if doubted else _side(rate, 0.5)
+    n = joint.get("prompts_human") if rate is joint.get("joint") else sum((judge or votes)["by_prompt"].values())
+    side = "" if doubted else _side(rate, 0.5, n)
     return Entry(arm, percent(rate["value"], 1), ends(rate, ".0f", 100) + " %", strip(rate, 0.5), side, lines)
 
 

@@ -4,7 +4,8 @@
 
 Reads answers-<arm>.jsonl of two arms in the output folder and prints a link that works on this machine only. Which arm
 stands left, as A, is settled for each rater and item; no arm is named in the page. All raters get the items in the same
-order, so that they share the first ones. Each act is a line of votes.jsonl, on the disk before the next item shows:
+order, so that they share the first ones, and it is one of chance, so that these stand for all of them, as the joint
+estimate with an AI judge demands. Each act is a line of votes.jsonl, on the disk before the next item shows:
 
     {"id": "17", "pair": "9f2c…", "rater": "王医生", "vote": "B>A", "verdict": "tuned>base", "pressed": "A>B",
      "order": ["tuned", "base"], "tags": ["safer"], "comment": "", "seconds": 41.3, "at": "2026-11-22T08:00:00.123Z"}
@@ -44,7 +45,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
-from eval.text import inert
+from chat.text import inert
 from preprocess.records import content_id, optional_field, read_rows, record_id, text_field, to_json
 from preprocess.think import Parts, split
 from recipe import UserError, main
@@ -79,12 +80,14 @@ LONGEST_NAME, LONGEST_COMMENT = 40, 4_000  # characters
 class Review:
     """The keys of the page: `output` has the answers and gets the votes; `limit` shows the first items only (0: all).
 
-    Of `arms`, as eval.yaml names them, the page shows two; `port` 0 takes any free one.
+    Of `arms`, as eval.yaml names them, the page shows two; `order: file` is that of the answers, instead of one of
+    chance; `port` 0 takes any free one.
     """
 
     output: str
     arms: list[str] = field(default_factory=lambda: ["base", "tuned"])
     limit: int = 0
+    order: str = "random"
     port: int = 0
 
 
@@ -101,8 +104,8 @@ class Pair:
     key: str
 
 
-def read_pairs(folder: str, arms: Sequence[str], limit: int = 0) -> list[Pair]:
-    """The pairs of two arms in the order of their files.
+def read_pairs(folder: str, arms: Sequence[str]) -> list[Pair]:
+    """The pairs of two arms in the order of their files, without those of which an answer never came.
 
     Raises UserError where a file is missing or broken, an id is there twice, or the two differ in id or prompt.
     """
@@ -111,27 +114,34 @@ def read_pairs(folder: str, arms: Sequence[str], limit: int = 0) -> list[Pair]:
     if missing:
         raise UserError(f"{missing[0]}: no such file; run `make predict` first")
     rows, others = ([_answer(row, place) for place, row in read_rows(file)] for file in (first, second))
-    repeated = [id for id, n in Counter(id for id, _, _ in rows).items() if n > 1]
+    repeated = [id for id, n in Counter(id for id, *_ in rows).items() if n > 1]
     if repeated:
         raise UserError(f"{first}: id {repeated[0]!r} is there more than once; each prompt needs its own")
-    for (id, prompt, _), (other_id, other_prompt, _) in zip(rows, others, strict=False):
+    for (id, prompt, *_), (other_id, other_prompt, *_) in zip(rows, others, strict=False):
         if (id, prompt) != (other_id, other_prompt):
             what = f"id {other_id!r} instead of {id!r}" if id != other_id else f"another prompt for id {id!r}"
             raise UserError(f"{second}: {what}, unlike {first}; run `make predict` again")
     if len(rows) != len(others):
         raise UserError(f"{second}: {len(others)} answers, {first} has {len(rows)}; run `make predict` again")
     pairs = []
-    for (id, prompt, one), (_, _, other) in zip(rows[: limit or None], others, strict=False):
+    for (id, prompt, one, came), (_, _, other, also) in zip(rows, others, strict=False):
+        if not (came and also):
+            continue
         key = content_id(prompt, one.think, one.answer, other.think, other.answer)
         pairs.append(Pair(id, prompt, dict(zip(arms, (one, other), strict=True)), key))
     return pairs
 
 
-def _answer(row: dict[str, Any], place: str) -> tuple[str, str, Parts]:
-    """Id, prompt and answer of a row, whose thought stands under `think` or inside the answer."""
+def _answer(row: dict[str, Any], place: str) -> tuple[str, str, Parts, bool]:
+    """Id, prompt and answer of a row, whose thought stands under `think` or inside the answer; and whether it came."""
     prompt, answer = text_field(row, "prompt", place), text_field(row, "answer", place)
     parts = split(answer) if row.get("think") is None else Parts(optional_field(row, "think", place), answer)
-    return record_id(row, place, prompt), prompt, parts
+    return record_id(row, place, prompt), prompt, parts, row.get("finish_reason") != "failed"
+
+
+def by_chance(pairs: Sequence[Pair]) -> list[Pair]:
+    """The pairs in an order that has nothing to do with theirs, and is the same for every rater and start."""
+    return sorted(pairs, key=lambda pair: hashlib.sha256(pair.id.encode()).digest())
 
 
 def order_of(rater: str, id: str, arms: Sequence[str]) -> list[str]:
@@ -553,7 +563,10 @@ def run(review: Review) -> None:
         raise UserError(f"arms: expected two names, as in arms=[base,tuned], got {', '.join(arms) or 'none'}")
     if review.limit < 0 or not 0 <= review.port < 65536:
         raise UserError("expected limit >= 0 (0: all) and a port from 0 (any free one) to 65535")
-    pairs = read_pairs(review.output, arms, review.limit)
+    if review.order not in ("random", "file"):
+        raise UserError(f"order: expected random or file, got {review.order!r}")
+    pairs = read_pairs(review.output, arms)
+    pairs = (by_chance(pairs) if review.order == "random" else pairs)[: review.limit or None]
     if not pairs:
         raise UserError(f"{review.output}/answers-{arms[0]}.jsonl: no answers; run `make predict` first")
     box = Box(f"{review.output}/votes.jsonl", pairs, arms)

@@ -10,6 +10,7 @@ folder. The same inputs give the same bytes.
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from eval import judge, score
-from eval.arms import Arm, fingerprint, read_arms
+from eval.arms import Arm, read_arms, weights_of
 from eval.charts import read_history
 from eval.checks import Graded
 from eval.overlap import overlap
@@ -37,7 +38,8 @@ class Eval:
     """The keys of eval.yaml.
 
     `train` is the recipe that was trained, `dataset` a registered held-out set, `arms` as in `eval.arms`; without them,
-    the base and what `train` wrote. `train_rows` scores an equal number of training rows, too, to show the gap.
+    the base and what `train` wrote. `references` names a file of other diagnoses than the data set's, by id, which the
+    answers are scored against as well. `train_rows` scores an equal number of training rows, too, to show the gap.
     `report_to` is none, wandb or swanlab.
     """
 
@@ -46,6 +48,7 @@ class Eval:
     output: str
     arms: list[str] = field(default_factory=list)
     batch_tokens: int = 0
+    references: str = ""
     train_rows: bool = True
     limit: int = 0
     report_to: str = "none"
@@ -57,8 +60,8 @@ def arms_of(settings: Eval) -> list[Arm]:
     return read_arms(settings.arms or ["base", f"tuned={read_yaml(settings.train)[0].get('output_dir', '')}"])
 
 
-def read_answers(folder: str, arms: Sequence[Arm]) -> dict[str, list[dict[str, Any]]]:
-    """The answers of all arms, {} if none were generated.
+def read_answers(folder: str, arms: Sequence[Arm], base: str) -> dict[str, list[dict[str, Any]]]:
+    """The answers of all arms, {} if none were generated. `base` is the model that adapters are put on.
 
     Raises UserError that names the first thing that differs: an arm without answers, other prompts, other sampling, or
     weights that are not the arm's any more.
@@ -85,11 +88,10 @@ def read_answers(folder: str, arms: Sequence[Arm]) -> dict[str, list[dict[str, A
         told = ", ".join(f"{name} by {engine}" for name, engine in engines.items())
         raise UserError(f"{folder}: the arms were served by different engines ({told}); run `make predict` again")
     for arm in arms:
-        if arm.kind in ("adapter", "model") and {row["weights"] for row in answers[arm.name]} != {
-            fingerprint(arm.place)
-        }:
+        if {row["weights"] for row in answers[arm.name]} - {weights_of(arm, base)}:
+            place = arm.model or arm.place or base
             raise UserError(
-                f"{files[arm.name]}: made with other weights than those in {arm.place}; run `make predict` again"
+                f"{files[arm.name]}: made with other weights than those of {place}; run `make predict` again"
             )
     return answers
 
@@ -99,7 +101,20 @@ def _answer(row: dict[str, Any], place: str) -> dict[str, Any]:
         if key not in row:
             raise UserError(f"{place}: key {key!r} is missing; run `make predict` again")
         text_field(row, key, place)
-    return row
+    if type(row.get("tokens")) not in (int, type(None)) or not isinstance(row.get("checks", []), list):
+        raise UserError(f"{place}: not a row of `make predict`; run it again")
+    return {"reference": "", "tokens": None} | row
+
+
+def _served(row: dict[str, Any]) -> dict[str, Any]:
+    """What served an arm, and with what sampling."""
+    return {"engine": row.get("engine") or "elsewhere"} | (row.get("sampling") or {})
+
+
+def read_settings(folder: Path) -> dict[str, Any]:
+    """What the verdicts hang on, as the judge left it."""
+    path = folder / "judge/settings.json"
+    return json.loads(read_text(path)) if path.exists() else {}
 
 
 def training_summary(history: list[dict[str, float]]) -> dict[str, float]:
@@ -124,7 +139,9 @@ def data_counts(dataset: str, dataset_dir: str) -> dict[str, Any]:
     return counts
 
 
-def scores_of(answers: dict[str, list[dict[str, Any]]], folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def scores_of(
+    answers: dict[str, list[dict[str, Any]]], folder: Path, references: str = ""
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """All that the answers come to, for metrics.json, and a row a prompt that every arm has answered."""
     if not answers:
         return {}, []
@@ -134,12 +151,14 @@ def scores_of(answers: dict[str, list[dict[str, Any]]], folder: Path) -> tuple[d
         raise UserError(f"{folder}: no prompt was answered by every arm; run `make predict` again")
     grades = {arm: [score.graded(row) for row in rows] for arm, rows in kept.items()}
     diagnoses, each = score.diagnoses(kept)
-    reviewed, verdicts, votes = score.reviewed(folder, kept)
+    weak = score.diagnoses(kept, score.read_names(references))[0] if Path(references).is_file() else {}
+    reviewed, verdicts, votes = score.reviewed(folder, answers, kept)
     found = {
         "answers": score.counts(answers),
         "thought_well_formed": score.thoughts(kept),
         "instructions": score.instructions(kept, grades),
         "diagnosis": diagnoses,
+        "diagnosis_weak": weak and weak | {"references_sha256": sha256_file(references)},
         **reviewed,
     }
     found["claim"] = score.claim(found)
@@ -194,8 +213,11 @@ def run(settings: Eval) -> None:
     data = data_counts(settings.dataset, settings.dataset_dir)
     trained = [arm for arm in arms if (Path(arm.place) / "trainer_state.json").exists()]
     histories = {arm.name: read_history(arm.place) for arm in trained}
-    answers = read_answers(settings.output, arms)
-    scores, prompts = scores_of(answers, output)
+    base = str(read_yaml(settings.train)[0].get("model_name_or_path", ""))
+    answers = read_answers(settings.output, arms, base)
+    if settings.references and not Path(settings.references).exists():  # no record had a diagnosis to cut
+        print(f"{settings.references}: no such file; nothing is scored against it", file=sys.stderr)
+    scores, prompts = scores_of(answers, output, settings.references)
     perplexity = compare(
         settings.train, arms, settings.dataset, settings.batch_tokens, settings.limit, settings.train_rows
     )
@@ -212,7 +234,10 @@ def run(settings: Eval) -> None:
             "train_sha256": sha256_file(settings.train),
             "dataset": settings.dataset,
             "arms": {arm.name: arm.place for arm in arms},
-            "weights": {arm.name: fingerprint(arm.place) for arm in arms if arm.kind in ("adapter", "model")},
+            "weights": {arm.name: weights_of(arm, base) for arm in arms},
+            "answers": {arm: _served(rows[0]) for arm, rows in answers.items() if rows},
+            "judge": read_settings(output) if "judge" in scores else {},
+            "limit": settings.limit,
             "versions": {name: version(name) for name in PACKAGES},
         },
     }

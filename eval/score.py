@@ -102,11 +102,19 @@ def _checked(graded_rows: Sequence[Sequence[checks.Graded]]) -> dict[str, Any]:
 
 
 def _changes(passed: Mapping[str, Sequence[Sequence[float]]]) -> dict[str, Any]:
-    """Each arm against the first: passes, difference, relative gain, McNemar's exact test."""
-    (_, before), *others = passed.items()
+    """Each arm against the first, by prompt: passes, difference, relative gain, McNemar's exact test.
+
+    A prompt passes by most of its verdicts; one without any, or with as many on either side, is left out, of both arms.
+    """
+    (_, first), *others = passed.items()
     changes = {}
-    for arm, after in others:
-        pairs = Counter((one[0], other[0]) for one, other in zip(before, after, strict=True) if one and other)
+    for arm, second in others:
+        rows = [(_most(one), _most(other)) for one, other in zip(first, second, strict=True)]
+        kept = [(one, other) for one, other in rows if one is not None and other is not None]
+        if not kept:
+            continue
+        before, after = ([[side] for side in sides] for sides in zip(*kept, strict=True))
+        pairs = Counter(kept)
         changes[arm] = {
             "difference": difference(before, after),
             "relative_gain": relative_gain(before, after),
@@ -119,24 +127,53 @@ def _changes(passed: Mapping[str, Sequence[Sequence[float]]]) -> dict[str, Any]:
     return changes
 
 
+def _most(verdicts: Sequence[float]) -> float | None:
+    mean = sum(verdicts) / len(verdicts) if verdicts else 0.5
+    return None if mean == 0.5 else float(mean > 0.5)
+
+
 # --- diagnoses --------------------------------------------------------------------------------------------------------
 
 
-def diagnoses(answers: Answers) -> tuple[dict[str, Any], dict[str, list[diagnosis.Score | None]]]:
-    """The figures over the prompts whose reference is a diagnosis, and each prompt's score, None where it is none."""
-    scored = {arm: [_diagnosis(row) for row in rows] for arm, rows in answers.items()}
+def diagnoses(
+    answers: Answers, names: Mapping[str, Sequence[str]] | None = None
+) -> tuple[dict[str, Any], dict[str, list[diagnosis.Score | None]]]:
+    """The figures over the prompts whose reference is a diagnosis, and each prompt's score, None where it is none.
+
+    `names` are other references, the diseases by prompt id; they have no reason, so none is compared.
+    """
+    scored = {arm: [_diagnosis(row, names) for row in rows] for arm, rows in answers.items()}
     kept = {arm: [one for one in scores if one] for arm, scores in scored.items()}
     if not all(kept.values()):
         return {}, scored
     figures = {arm: diagnosis.summarise(scores) for arm, scores in kept.items()}
+    if names is not None:
+        for each in figures.values():
+            del each["reason"]
     (_, first), *others = kept.items()
     changes = {arm: {tier: _f1_change(first, scores, tier) for tier in diagnosis.TIERS} for arm, scores in others}
     return {"prompts": len(first), "arms": figures, "changes": changes}, scored
 
 
-def _diagnosis(row: Row) -> diagnosis.Score | None:
+def read_names(path: str) -> dict[str, list[str]]:
+    """References beside those of the data set: the diseases by id, from rows of {"id", "diseases": […]}, such as the
+    weak_reference.jsonl that `make data` leaves (without its dropped records)."""
+    names: dict[str, list[str]] = {}
+    for place, row in read_rows(path):
+        diseases = row.get("diseases")
+        if "id" not in row or not isinstance(diseases, list) or not all(isinstance(name, str) for name in diseases):
+            raise UserError(f"{place}: expected id and a list of diseases, as in weak_reference.jsonl of `make data`")
+        if row.get("side") != "dropped":
+            names[str(row["id"])] = diseases
+    return names
+
+
+def _diagnosis(row: Row, names: Mapping[str, Sequence[str]] | None) -> diagnosis.Score | None:
+    if names is not None and row["id"] not in names:
+        return None
+    reference = row["reference"] if names is None else {"reason": "", "diseases": list(names[row["id"]])}
     try:
-        return diagnosis.score(row["raw"], row["finish_reason"], row["reference"], row["prompt"])
+        return diagnosis.score(row["raw"], row["finish_reason"], reference, row["prompt"])
     except UserError:
         return None
 
@@ -153,54 +190,78 @@ def _f1_change(
 # --- judge and raters -------------------------------------------------------------------------------------------------
 
 
-def reviewed(folder: Path, answers: Answers) -> tuple[dict[str, Any], list[Row], list[Row]]:
+def reviewed(folder: Path, answers: Answers, kept: Answers) -> tuple[dict[str, Any], list[Row], list[Row]]:
     """What judge and raters said of the first two arms, alone and together, {} where neither has been asked; and the
-    verdicts and votes themselves."""
+    verdicts and votes themselves. `kept` are those of the `answers` that every arm has given: only they count.
+
+    A prompt has one voice, the mean of its judges, and one of its raters; its chance in an interval is one, too.
+    """
     arms = list(answers)[:2]
-    ids = [row["id"] for row in answers[arms[0]]]
-    verdicts = _verdicts(folder / "judge/verdicts.jsonl", {arm: answers[arm] for arm in arms})
-    votes = _votes(folder, arms)
+    ids = [row["id"] for row in kept[arms[0]]]
+    verdicts = _verdicts(folder / "judge/verdicts.jsonl", {arm: answers[arm] for arm in arms}, ids)
+    votes, stale = _votes(folder, arms, ids)
     found: dict[str, Any] = {}
-    human = [[WORDS[vote["vote"]] for vote in votes if vote["id"] == id_] for id_ in ids]
-    ai: list[list[float]] = [[] for _ in ids]
+    human = [_mean([WORDS[vote["vote"]] for vote in votes if vote["id"] == id_]) for id_ in ids]
+    ai: list[float | None] = [None] * len(ids)
     if verdicts:
-        by_id = {row["id"]: row for row in verdicts}
-        rows = [by_id[id_] for id_ in ids if id_ in by_id]
-        given = judge.scores(rows)
-        ai = [dict(zip(by_id, given["pairwise"], strict=True)).get(id_, []) for id_ in ids]
-        found["judge"] = judge.summarise(rows, {arm: str(answers[arm][0].get("model", "")) for arm in arms})
-        found["judge"]["win_rate"] = win_rate(given["pairwise"])
+        given = judge.scores(verdicts)
+        by_id = {row["id"]: _mean(each) for row, each in zip(verdicts, given["pairwise"], strict=True)}
+        ai = [by_id.get(id_) for id_ in ids]
+        models = {arm: str(answers[arm][0].get("model") or "") for arm in arms}
+        found["judge"] = judge.summarise(verdicts, models)
+        found["judge"]["win_rate"] = win_rate(_voices(ai))
+        found["judge"]["by_prompt"] = _sides(ai)
         found["judge"]["changes"] = _changes(
             {arm: given[name] for arm, name in zip(arms, ("first", "second"), strict=True)}
         )
-    if votes:
-        found["votes"] = _voted(votes, ids) | {"win_rate": win_rate(human)}
+    if votes or stale:
+        found["votes"] = _voted(votes, ids) | {"win_rate": win_rate(_voices(human)), "by_prompt": _sides(human)}
+        found["votes"]["on_other_answers"] = stale
     if verdicts and votes:
-        mean = (
-            [float(np.mean(each)) if each else None for each in ai],
-            [float(np.mean(e)) if e else None for e in human],
-        )
-        found["joint"] = prediction_powered(*mean)
-        labels = [_side(a) for a in mean[0]], [_side(h) for h in mean[1]]
+        found["joint"] = prediction_powered(ai, human)
+        found["joint"] |= {"ai": found["judge"]["win_rate"], "human": found["votes"]["win_rate"]}
+        labels = [_side(a) for a in ai], [_side(h) for h in human]
         found["joint"]["agreement"] = agreement(list(zip(*labels, strict=True)))
     return found, verdicts, votes
 
 
-def _verdicts(path: Path, answers: Answers) -> list[Row]:
+def _mean(scores: Sequence[float]) -> float | None:
+    return sum(scores) / len(scores) if scores else None
+
+
+def _voices(scores: Sequence[float | None]) -> list[list[float]]:
+    return [[] if score is None else [score] for score in scores]
+
+
+def _sides(scores: Sequence[float | None]) -> dict[str, int]:
+    counts = Counter(map(_side, scores))
+    return {name: counts[name] for name in ("win", "tie", "loss")}
+
+
+def _verdicts(path: Path, answers: Answers, ids: Sequence[str]) -> list[Row]:
+    """The verdicts on `ids`, in their order; UserError where they are of other arms or answers, or no verdicts."""
     if not path.exists():
         return []
     hashes = {pair.id: pair.hash for pair in judge.paired(answers)}
-    rows = [row for _, row in read_rows(str(path))]
-    if any(hashes.get(row["id"]) != row["answers"] for row in rows):
+    rows = {row["id"]: row for row in (judge.check_row(row, place) for place, row in read_rows(str(path)))}
+    if other := next((row["arms"] for row in rows.values() if row["arms"] != list(answers)), None):
+        raise UserError(
+            f"{path}: verdicts on {' and '.join(other)}, but {' and '.join(answers)} are compared first; "
+            f"judge these (arms=[{','.join(answers)}]), or move the file away"
+        )
+    if any(hashes.get(id_) != row["answers"] for id_, row in rows.items()):
         raise UserError(f"{path}: verdicts on other answers than those that are there; run the judge again")
-    return rows
+    return [rows[id_] for id_ in ids if id_ in rows]
 
 
-def _votes(folder: Path, arms: Sequence[str]) -> list[Row]:
+def _votes(folder: Path, arms: Sequence[str], ids: Sequence[str]) -> tuple[list[Row], int]:
+    """The votes on `ids`, and how many were given on other answers or on failed ones."""
     path = folder / "votes.jsonl"
     if not path.exists():
-        return []
-    return review.read_votes(path, {pair.id: pair.key for pair in review.read_pairs(str(folder), arms)})
+        return [], 0
+    keys = {pair.id: pair.key for pair in review.read_pairs(str(folder), arms) if pair.id in set(ids)}
+    votes = review.read_votes(path, keys)
+    return votes, len(review.read_votes(path)) - len(votes)
 
 
 def _voted(votes: Sequence[Row], ids: Sequence[str]) -> dict[str, Any]:
@@ -227,16 +288,21 @@ def _side(score: float | None) -> str | None:
 
 
 def claim(scored: Mapping[str, Any]) -> dict[str, Any]:
-    """The four readings of "so much better" from the best evidence there is: judged passes, else checks; and votes."""
+    """The four readings of "so much better", each prompt counted once, from the best evidence there is: passes by the
+    judge, else by the checks; wins by the judge, else by the raters. `passed_by` and `won_by` say which, of `arm`."""
     known: dict[str, int] = {}
-    changes = scored.get("judge", {}).get("changes") or scored.get("instructions", {}).get("changes") or {}
-    for change in list(changes.values())[:1]:
-        both = change["both"]
-        known |= {"before": both + change["lost"], "after": both + change["gained"], "n": change["n"], "both": both}
-    pairwise = scored.get("judge", {}).get("pairwise")
-    if pairwise and pairwise["scored"]:
-        ties = pairwise["scored"] - pairwise["win"] - pairwise["loss"]
-        known |= {"wins": pairwise["win"], "ties": ties, "losses": pairwise["loss"]}
-    elif votes := scored.get("votes"):
-        known |= {f"{name}s" if name != "loss" else "losses": votes["results"][name] for name in ("win", "tie", "loss")}
-    return claim_card(**known) if known.get("n", 1) and known else {}
+    told: dict[str, str] = {}
+    for basis in ("judge", "instructions"):
+        for arm, change in list((scored.get(basis, {}).get("changes") or {}).items())[:1]:
+            both = change["both"]
+            known |= {"before": both + change["lost"], "after": both + change["gained"], "n": change["n"], "both": both}
+            told |= {"passed_by": {"judge": "judge", "instructions": "checks"}[basis], "arm": arm}
+        if known:
+            break
+    for basis in ("judge", "votes"):
+        counts = scored.get(basis, {}).get("by_prompt", {})
+        if sum(counts.values()):
+            known |= {"wins": counts["win"], "ties": counts["tie"], "losses": counts["loss"]}
+            told["won_by"] = {"judge": "judge", "votes": "raters"}[basis]
+            break
+    return claim_card(**known) | told if known else {}

@@ -125,14 +125,34 @@ def paired_ratio(
 
 
 def difference(before: Scores, after: Scores, rounds: int = ROUNDS, seed: int = 0) -> Interval | None:
-    """Mean score after − before, the same prompts in the same order; low = high where each moved alike."""
-    return bootstrap(_paired(before, after), lambda s: s[..., 2] / s[..., 3] - s[..., 0] / s[..., 1], rounds, seed)
+    """Mean score after − before, the same prompts in the same order.
+
+    Where all prompts moved alike the bootstrap sees no spread. Then as many may be otherwise as Wilson's interval of
+    0 out of n allows, h: the ends are theirs at the worst, value ± h of the way to −1 and to 1.
+    """
+    gap = bootstrap(_paired(before, after), lambda s: s[..., 2] / s[..., 3] - s[..., 0] / s[..., 1], rounds, seed)
+    if not gap or gap["low"] < gap["high"]:
+        return gap
+    value, unseen = gap["value"], _unseen(sum(bool(len(one)) for one in before))
+    return gap | {"low": value - unseen * (1 + value), "high": value + unseen * (1 - value)}
+
+
+def _unseen(n: int) -> float:
+    """The share of prompts that may be unlike n ≥ 1 which are all alike."""
+    return wilson(0, n)["high"]
 
 
 def relative_gain(before: Scores, after: Scores, rounds: int = ROUNDS, seed: int = 0) -> Interval | None:
-    """(p₁ − p₀) / p₀ of the mean scores; None where p₀ is 0, or so rare that the upper end is infinite."""
+    """(p₁ − p₀) / p₀ of the mean scores; None where p₀ is 0, or so rare that the upper end is infinite.
+
+    Without any spread, the ends of `difference` over p₀.
+    """
     rows = _paired(before, after)
-    return bootstrap(rows, lambda s: (s[..., 2] / s[..., 3]) / (s[..., 0] / s[..., 1]) - 1, rounds, seed)
+    gain = bootstrap(rows, lambda s: (s[..., 2] / s[..., 3]) / (s[..., 0] / s[..., 1]) - 1, rounds, seed)
+    if not gain or gain["low"] < gain["high"]:
+        return gain
+    gap, sums = difference(before, after, rounds, seed), rows.sum(axis=0)
+    return gain | {end: float(gap[end] * sums[1] / sums[0]) for end in ("low", "high")}
 
 
 def _paired(before: Scores, after: Scores) -> np.ndarray:
@@ -197,14 +217,13 @@ def cohen_kappa(ratings: Ratings, rounds: int = ROUNDS, seed: int = 0) -> Interv
     for row, (first, second) in zip(cells, codes, strict=True):
         row[first * q + second] = 1
 
-    def statistic(s: np.ndarray) -> np.ndarray:
+    def parts(s: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         table = s.reshape(*s.shape[:-1], q, q)
         n = s.sum(axis=-1)
         observed = np.trace(table, axis1=-2, axis2=-1) / n
-        expected = (table.sum(axis=-1) * table.sum(axis=-2)).sum(axis=-1) / n**2
-        return (observed - expected) / (1 - expected)
+        return observed, (table.sum(axis=-1) * table.sum(axis=-2)).sum(axis=-1) / n**2
 
-    return bootstrap(cells, statistic, rounds, seed) if pairs else None
+    return _beyond_chance(cells, parts, rounds, seed) if pairs else None
 
 
 def krippendorff_alpha(ratings: Ratings, rounds: int = ROUNDS, seed: int = 0) -> Interval | None:
@@ -214,12 +233,12 @@ def krippendorff_alpha(ratings: Ratings, rounds: int = ROUNDS, seed: int = 0) ->
     given = counts.sum(axis=1)
     disagreement = (given**2 - (counts**2).sum(axis=1)) / (given - 1)
 
-    def statistic(s: np.ndarray) -> np.ndarray:
+    def parts(s: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         labels = s[..., 1:]
         n = labels.sum(axis=-1)
-        return 1 - (n - 1) * s[..., 0] / (n**2 - (labels**2).sum(axis=-1))
+        return 1 - s[..., 0] / n, 1 - (n**2 - (labels**2).sum(axis=-1)) / (n * (n - 1))
 
-    return bootstrap(np.column_stack([disagreement, counts]), statistic, rounds, seed) if len(counts) else None
+    return _beyond_chance(np.column_stack([disagreement, counts]), parts, rounds, seed) if len(counts) else None
 
 
 def gwet_ac1(ratings: Ratings, rounds: int = ROUNDS, seed: int = 0) -> Interval | None:
@@ -235,13 +254,29 @@ def gwet_ac1(ratings: Ratings, rounds: int = ROUNDS, seed: int = 0) -> Interval 
         return None
     agreed = np.where(several, _agreeing_pairs(counts), 0)
 
-    def statistic(s: np.ndarray) -> np.ndarray:
+    def parts(s: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         shares = s[..., 2:] / s[..., 2:].sum(axis=-1, keepdims=True)
-        observed, expected = s[..., 0] / s[..., 1], (shares * (1 - shares)).sum(axis=-1) / (q - 1)
-        return (observed - expected) / (1 - expected)
+        return s[..., 0] / s[..., 1], (shares * (1 - shares)).sum(axis=-1) / (q - 1)
 
     rows = np.column_stack([agreed, several, counts / counts.sum(axis=1, keepdims=True)])
-    return bootstrap(rows, statistic, rounds, seed)
+    return _beyond_chance(rows, parts, rounds, seed)
+
+
+def _beyond_chance(
+    rows: np.ndarray, parts: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]], rounds: int, seed: int
+) -> Interval | None:
+    """1 − (1 − observed) / (1 − expected) of the `parts` of column sums. Where the bootstrap sees no spread, as many
+    items may agree otherwise as `_unseen` says."""
+
+    def coefficient(observed: np.ndarray, expected: np.ndarray) -> np.ndarray:
+        return 1 - (1 - observed) / (1 - expected)
+
+    found = bootstrap(rows, lambda s: coefficient(*parts(s)), rounds, seed)
+    if not found or found["low"] < found["high"]:
+        return found
+    observed, expected = (float(part) for part in parts(rows.sum(axis=0)))
+    ends = {"low": max(0.0, observed - _unseen(len(rows))), "high": min(1.0, observed + _unseen(len(rows)))}
+    return found | {end: float(coefficient(value, expected)) for end, value in ends.items()}
 
 
 def _given(item: Sequence[Hashable]) -> list[Hashable]:

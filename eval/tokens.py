@@ -93,6 +93,7 @@ def read_arguments(train: str, dataset: str = "", model: str = "") -> Arguments:
 
     `dataset` takes the place of its training data; `model`, a folder, that of its model, in the precision it has there.
     """
+    import torch
     from llamafactory.hparams import get_train_args
 
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")
@@ -100,6 +101,8 @@ def read_arguments(train: str, dataset: str = "", model: str = "") -> Arguments:
     check_model(train, str(values.get("model_name_or_path", "")))
     length = values.get("cutoff_len")
     values |= NEUTRAL | {"output_dir": tempfile.gettempdir()}
+    if not torch.cuda.is_available():  # what was trained on a GPU can be scored without one
+        values |= {"bf16": False, "fp16": False, "pure_bf16": False, "use_cpu": True}
     values |= {"dataset": dataset} if dataset else {}
     values |= {"model_name_or_path": model, "quantization_bit": None} if model else {}
     try:

@@ -10,7 +10,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from eval.text import visible
+from chat.text import visible
 from preflight.rules import swanlab_ready, wandb_ready
 from recipe import UserError
 

@@ -36,6 +36,7 @@ EXPLANATIONS: dict[str, str] = EXPLAINED | {
     "too_long": "超过 cutoff_len，回答会被截断 longer than cutoff_len, which would cut the answer",
     "near_duplicate": "与保留的某条几乎相同 nearly the same question as one that is kept",
     "near_eval": "训练提问与留出的太近 a training question too near a held-out one",
+    "agreement": "教师的几次回答分歧太大 a teacher's samples disagree more than min_agreement allows",
     "over_share": "超出该来源的份额 more of its source than its share",
     "encoding": "修复了编码 a broken encoding was mended",
     "nfc": "统一为 Unicode NFC brought to Unicode NFC",

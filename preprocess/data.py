@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from chat.scenarios import read_scenarios
 from preprocess.clean import DROPPED, EXPLAINED
 from preprocess.sources import READERS
 from recipe import UserError
@@ -26,11 +27,15 @@ class Data:
 
     `input` is a file or a folder of them, or a list; `shares` are then the files' shares of the training rows.
     `source: auto` tells the kind of each by its keys. `think_from: reason` takes a teacher's reason where there is no
-    thought, `none` writes answers alone. `drop` names what drops a record, of what `preprocess.clean` knows; the rest
-    is counted, and the record stays. `near_duplicates` is a Jaccard similarity, 0 is off. `decontaminate` names
-    evaluation files. `eval_share` is the share of questions held out; `near_eval` drops what comes too near one of
-    them. `cutoff_len` is in tokens of the model folder `tokenizer`; 0 is off. `upsample` is how often a training row of
-    the best quality is written. `num_samples` is LLaMA-Factory's own. `limit` reads the first rows of each file alone.
+    thought, `none` writes answers alone. `system` is every row's system prompt; `scenarios`, a file of them
+    (`chat.scenarios`), gives a row that has none the prompt of the scenario that it names, or its question's words do.
+    `drop` names what drops a record, of what `preprocess.clean` knows; the rest is counted, and the record stays.
+    `near_duplicates` is a Jaccard similarity, 0 is off. `decontaminate` names evaluation files. `eval_share` is the
+    share of questions held out; `near_eval` drops what comes too near one of them. `cutoff_len` is in tokens of the
+    model folder `tokenizer`; 0 is off. `upsample` is how often a training row of the best quality is written. Rows that
+    carry an `agreement` (the share of a teacher's samples that say the same) are dropped below `min_agreement`, and
+    written the more often the higher it is, up to `upsample` times. `num_samples` is LLaMA-Factory's own. `limit` reads
+    the first rows of each file alone.
     """
 
     input: str | list[str]
@@ -38,6 +43,7 @@ class Data:
     output: str
     source: str = "auto"
     system: str = ""
+    scenarios: str = ""
     think_from: str = "thought"
     normalise: bool = True
     cut_diagnosis: bool = True
@@ -51,6 +57,7 @@ class Data:
     cutoff_len: int = 0
     shares: list[float] = field(default_factory=list)
     upsample: int = 1
+    min_agreement: float = 0.0
     eval_share: float = 0.1
     num_samples: int = 0
     limit: int = 0
@@ -94,11 +101,17 @@ def check(data: Data) -> None:
         raise UserError(f"drop: unknown {unknown[0]!r}; expected names out of {', '.join(EXPLAINED)}")
     if not 0 <= data.eval_share < 1:  # also refuses nan
         raise UserError(f"eval_share: expected a share from 0 to below 1, got {data.eval_share}")
+    if not 0 <= data.min_agreement <= 1:
+        raise UserError(f"min_agreement: expected a share from 0 to 1, got {data.min_agreement}")
     if data.near_duplicates and not 0.7 <= data.near_duplicates <= 1:
         raise UserError(f"near_duplicates: expected 0 (off) or a similarity from 0.7 to 1, got {data.near_duplicates}")
     for name, least in (("limit", 0), ("cutoff_len", 0), ("num_samples", 0), ("upsample", 1)):
         if not least <= getattr(data, name) < 2**31:
             raise UserError(f"{name}: expected {least} or more, got {getattr(data, name)}")
+    if data.scenarios:
+        read_scenarios(data.scenarios)
+    if data.system and data.scenarios:
+        raise UserError("system: and scenarios: both name system prompts; leave one of them out")
     if data.shares and (len(data.shares) != len(data.inputs) or not all(0 < share < 2**31 for share in data.shares)):
         raise UserError(f"shares: expected a number above 0 for each of the {len(data.inputs)} inputs")
     if not re.fullmatch(r"[\w-]+", data.dataset):

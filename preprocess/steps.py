@@ -19,9 +19,12 @@ import json
 from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+from chat.scenarios import Scenario, of_question, read_scenarios
+from chat.scenarios import find as find_scenario
 from preprocess.clean import HARMLESS, NEEDED, excerpt, faults, question_key
 from preprocess.contamination import Guard, Hit
 from preprocess.data import Data
@@ -33,11 +36,13 @@ from preprocess.privacy import find, mask_all, mask_record, scan
 from preprocess.records import Record, content_id
 from preprocess.sources import questions_of
 from preprocess.think import join
+from recipe import UserError
 
 PATIENTS = ("healthai", "diagnosis")
 BATCH, BATCH_CHARACTERS = 500, 2_000_000  # records, and characters of them
 EDGE = 160  # characters of an evaluation item that are quoted
 
+_scenarios = cache(read_scenarios)
 Reasons = dict[int, tuple[str, dict[str, Any]]]  # by number: why an item is dropped, and the evidence
 
 
@@ -123,6 +128,8 @@ def prepare(item: Item, data: Data) -> Item:
         record = replace(record, system=data.system)
     if data.normalise:
         record, item.changed = _normalised(record)
+    if data.scenarios and not record.system:  # behind the normalising: at work the prompt is asked to the character
+        record = replace(record, system=_scenario(record, data.scenarios, item.place).prompt)
     if data.cut_diagnosis and record.source in PATIENTS:
         record, cut = _without_diagnosis(record)
         item.changed += ["diagnosis_cut"] * cut
@@ -132,13 +139,31 @@ def prepare(item: Item, data: Data) -> Item:
         record = _masked(record)
         item.changed += ["masked"] * bool(item.identifiers)
     found = faults(record)
+    share = agreement(record)
     item.reason = next((name for name in found if name in data.drop or name in NEEDED), "")
     if item.reason and (phrase := excerpt(item.reason, record)):
         item.evidence = {"found": phrase}
+    if not item.reason and share < data.min_agreement:
+        item.reason, item.evidence = "agreement", {"agreement": share}
     item.flags = [name for name in found if name != item.reason]
     item.record, item.key = record, key_hash(record.question)
     item.held_out = is_eval(record.question, data.eval_share)
     return item
+
+
+def _scenario(record: Record, path: str, place: str) -> Scenario:
+    """The one that a record names under `scenario`, else that of its question's words."""
+    known, name = _scenarios(path), record.meta.get("scenario")
+    try:
+        return find_scenario(known, name) if isinstance(name, str | int) else of_question(known, record.question)
+    except UserError as error:
+        raise UserError(f"{place}: {error}") from None
+
+
+def agreement(record: Record) -> float:
+    """The share of a teacher's samples that say the same diagnosis, as `make label` writes it; 1 where it does not."""
+    value = record.meta.get("agreement")
+    return float(value) if type(value) in (int, float) else 1.0
 
 
 def _normalised(record: Record) -> tuple[Record, list[str]]:
@@ -151,7 +176,8 @@ def _normalised(record: Record) -> tuple[Record, list[str]]:
 
 def _masked(record: Record) -> Record:
     """A record that says nothing of a person: of what came along with it, only what later steps need is left."""
-    meta = {name: record.meta[name] for name in ("oddities", "metrics", "weak_reference") if name in record.meta}
+    kept = ("oddities", "metrics", "agreement", "weak_reference")
+    meta = {name: record.meta[name] for name in kept if name in record.meta}
     if "weak_reference" in meta:
         meta["weak_reference"] = mask_all(meta["weak_reference"])[0]
     id_ = content_id(record.id) if find(record.id) else record.id
@@ -345,8 +371,12 @@ def over_share(data: Data, spool: Spool, reasons: Reasons) -> Reasons:
 
 
 def times(item: Item, data: Data) -> int:
-    """How often a training row is written."""
-    return data.upsample if is_best(item) else 1
+    """How often a training row is written: where nothing else speaks against it, `upsample` times if all samples agree,
+    once at `min_agreement`, and evenly between."""
+    least = data.min_agreement
+    weight = (agreement(item.record) - least) / (1 - least) if least < 1 else 1.0
+    whole = int((data.upsample - 1) * weight + 0.02)  # an agreement has three decimals: 0.833 are five of six
+    return 1 + whole if is_best(item) else 1
 
 
 def is_best(item: Item) -> bool:

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from chat.scenarios import read_scenarios
 from preprocess.build import Data, build, is_eval, to_row
 from preprocess.records import Record, content_id, read_rows
 from preprocess.register import registry_text
@@ -413,6 +414,31 @@ def test_records_without_a_label_say_what_to_do(tmp_path: Path, write: Callable)
     ):
         build(data(tmp_path, write("rows.json", rows)))
     assert not (tmp_path / "out").exists()
+
+
+def test_each_row_has_its_scenarios_prompt_to_the_character(tmp_path: Path, write: Callable) -> None:
+    path = write("scenarios.yaml", (ROOT / "recipes/assistant/scenarios.yaml").read_text(encoding="utf-8"))
+    known = read_scenarios(path)
+    rows = [
+        {"instruction": "我咳嗽三天,要紧吗？", "input": "", "output": "多喝水，三天不好去门诊。"},
+        {"instruction": "医生，宝宝三岁，发热一天，要紧吗？", "input": "", "output": "先看精神和饮水。"},
+        {"instruction": "老人睡不好怎么办？", "input": "", "output": "先看作息。", "scenario": "mental_health"},
+        {"instruction": "血压多少算高？", "input": "", "output": "140/90以上。", "system": "你是社区医生。"},
+    ]
+    settings = data(tmp_path, write("rows.json", rows), scenarios=path, eval_share=0.0)
+    build(settings)
+    made = {row["instruction"]: row["system"] for row in json.loads((tmp_path / "out/train.json").read_text("utf-8"))}
+    assert list(made.values()) == [
+        known["diagnosis"].prompt,
+        known["pediatric"].prompt,
+        known["mental_health"].prompt,
+        "你是社区医生。",
+    ]
+    with pytest.raises(UserError, match="leave one of them out"):
+        build(replace(settings, system="x"))
+    rows[0]["scenario"] = "surgery"
+    with pytest.raises(UserError, match=r"more.json.*unknown scenario 'surgery'; expected one of 1 diagnosis"):
+        build(replace(settings, input=write("more.json", rows)))
 
 
 def test_several_sources_keep_their_shares_and_nothing_else_changes(tmp_path: Path, write: Callable) -> None:

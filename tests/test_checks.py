@@ -386,6 +386,7 @@ def test_hostile_text_ends_soon() -> None:
     row = SimpleNamespace(question="发热怎么办，要不要去医院？", checks=tuple(checks.values()))
     units = ["啊", "多喝水。\n", "[", '{"a":', "\u202e根\u2066治", "*", "```\n", "<think", "</think>", '"', "不"]
     units += ["a\u0315\u0300", "不能根治", "1. 休息\n", "A-", "【", "答案：", "立即", "**a"]
+    units += ["有人说“根治", "没有根治不了，根 治* "]
     texts = [(unit * (1_000_000 // len(unit.encode())))[:size] for unit in units for size in (1_000_000, 100_000)]
     texts += ["[" * 100_000, "答案" + " " * 99_000 + "完", "多喝水。" + "\n" * 99_000 + "完"]
     slowest = 0.0

@@ -93,7 +93,8 @@ def test_a_relative_gain_without_passes_before() -> None:
 
 def test_the_ends_of_the_scale() -> None:
     same = claim_card(50, 50, 100, 50)["readings"]["absolute_gain"]
-    assert same["p"] == [1.0, 1.0] and "no spread" in same["note"]
+    assert same["p"] == [1.0, 1.0] and "moved alike" in same["note"]
+    assert same["value"] == 0 and same["high"] == -same["low"] == pytest.approx(0.037, abs=1e-3)  # 0 of 100
     won = claim_card(wins=40, ties=0, losses=0)["readings"]["net_win"]
     assert won["value"] == won["high"] == 1 and won["low"] < 0.9
     assert claim_card(300, 300, 300)["readings"]["relative_gain"]["hint"] is None

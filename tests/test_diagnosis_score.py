@@ -163,6 +163,60 @@ def test_names_are_cut_apart(text: str, expected: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("急、慢性胃炎", ["急性胃炎", "慢性胃炎"]),
+        ("急性、慢性胃炎", ["急性胃炎", "慢性胃炎"]),
+        ("急/慢性胃炎", ["急性胃炎", "慢性胃炎"]),
+        ("急性、亚急性、慢性湿疹", ["急性湿疹", "亚急性湿疹", "慢性湿疹"]),
+        ("左、右侧输尿管结石；贫血", ["左侧输尿管结石", "右侧输尿管结石", "贫血"]),
+        ("贫血、左、右束支传导阻滞", ["贫血", "左束支传导阻滞", "右束支传导阻滞"]),
+        ("上、下消化道出血", ["上消化道出血", "下消化道出血"]),
+        ("内，外痔", ["内痔", "外痔"]),
+        ("甲、乙、丙型肝炎", ["甲型肝炎", "乙型肝炎", "丙型肝炎"]),
+        ("1型、2型糖尿病", ["1型糖尿病", "2型糖尿病"]),
+        ("1、急、慢性胃炎2、左、右肾结石", ["急性胃炎", "慢性胃炎", "左肾结石", "右肾结石"]),
+        ("急、慢性胃炎（HP阳性）？", ["急性胃炎（HP阳性）？", "慢性胃炎（HP阳性）？"]),
+        ("考虑甲、乙、丙型肝炎", ["考虑甲型肝炎", "考虑乙型肝炎", "考虑丙型肝炎"]),
+        ("排除急、慢性胃炎，肺炎", ["肺炎"]),
+    ],
+)
+def test_a_head_that_two_names_share_is_given_to_both(text: str, expected: list[str]) -> None:
+    assert cut_apart(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("1、2型糖尿病", ["2型糖尿病"]),
+        ("1、2型糖尿病2、高血压", ["2型糖尿病", "高血压"]),
+        ("1、高血压2、1型糖尿病", ["高血压", "1型糖尿病"]),
+        ("2、1型糖尿病", ["1型糖尿病"]),
+        ("急；慢性胃炎", ["急", "慢性胃炎"]),
+        ("急、胃炎", ["急", "胃炎"]),
+        ("左、左肾结石", ["左", "左肾结石"]),
+        ("左、高血压", ["左", "高血压"]),
+        ("急性胃炎、慢性胃炎", ["急性胃炎", "慢性胃炎"]),
+        ("急慢性胃炎", ["急慢性胃炎"]),
+        ("肺炎（急、慢性）", ["肺炎（急、慢性）"]),
+    ],
+)
+def test_no_head_is_given_where_it_is_not_plainly_shared(text: str, expected: list[str]) -> None:
+    assert cut_apart(text) == expected
+
+
+def test_a_shared_head_scores_as_the_names_written_out() -> None:
+    for short, full in (
+        ("急、慢性胃炎", "急性胃炎；慢性胃炎"),
+        ("急性和慢性胃炎", "慢性胃炎；急性胃炎"),
+        ("左及右肾结石", "左肾结石；右肾结石"),
+        ("1型/2型糖尿病", "Ⅰ型糖尿病；Ⅱ型糖尿病"),
+    ):
+        assert compare(short, full).tiers["normalised"].exact and compare(full, short).tiers["alias"].exact
+    assert compare("1、2型糖尿病", "1型糖尿病；2型糖尿病").tiers["alias"].tp == 1
+
+
+@pytest.mark.parametrize(
     "written, expected",
     [
         ("胆囊结石伴急性胆囊炎", ["胆囊结石", "急性胆囊炎"]),
@@ -575,6 +629,8 @@ NASTY = {
     "commas and spaces": answer(("，" + " " * 50) * 20_000),
     "numerals": answer("一" * 300_000),
     "joints": answer("肺炎和" * 300_000),
+    "shared heads": answer("考虑甲、乙、" * 50_000 + "丙型肝炎"),
+    "sides": answer("左、右" * 100_000 + "肾结石"),
     "numbers": answer("".join(f"{n}、" for n in range(1, 150_000))),
     "an open text": '{"reason": "' + "咳" * 900_000,
     "tags": "<think>" * 140_000,

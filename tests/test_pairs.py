@@ -193,9 +193,9 @@ def test_the_entry_is_the_one_of_medcot_dpo_and_the_bytes_are_always_the_same(fo
 @pytest.mark.parametrize(
     "change, message",
     [
-        (lambda s: replace(s, verdicts=""), "verdicts: name the file of `eval.judge`"),
+        (lambda s: replace(s, verdicts=""), "no verdicts and no votes: `make judge` or `make review` first"),
         (lambda s: replace(s, arms=["base"]), "arms: expected two, got base"),
-        (lambda s: replace(s, verdicts="none.jsonl"), "none.jsonl: no such file"),
+        (lambda s: replace(s, verdicts="none.jsonl"), "no none.jsonl and no votes: `make judge`"),
         (lambda s: _put(s, "answers", "0" * 16), "verdicts.jsonl:1: the verdicts on p0 were given on other answers"),
         (lambda s: _put(s, "id", "p9"), "verdicts.jsonl:1: the verdicts on p9 were given on other answers"),
         (lambda s: _put(s, "pairwise", [{"result": "A"}]), "verdicts.jsonl:1: pairwise: expected a `result` out of"),

@@ -527,6 +527,16 @@ def test_an_adapter_of_another_model_is_refused(tiny: SimpleNamespace) -> None:
         compare(tiny.recipe, [Arm("misfit", "adapter", f"{tiny.root}/misfit")], "tiny_eval", limit=3, train_rows=False)
 
 
+def test_an_adapter_leaves_nothing_behind(tiny: SimpleNamespace) -> None:
+    """Its own copy of the head stayed in the model, and the base was scored with it."""
+    tuned = Arm("tuned", "adapter", tiny.adapter)
+    first, after = (
+        compare(tiny.recipe, arms, "tiny_eval", rounds=100, limit=4, train_rows=False)
+        for arms in ([BASE, tuned], [tuned, BASE])
+    )
+    assert first["base"] == after["base"] and first["tuned"] == after["tuned"] != first["base"]
+
+
 def test_servers_alone_are_refused(tiny: SimpleNamespace) -> None:
     with pytest.raises(UserError, match="arms: none is a folder"):
         compare(tiny.recipe, [Arm("t", "server", "http://127.0.0.1", "m")], "tiny_eval")

@@ -71,8 +71,8 @@ def parse(path: Path, overrides: list[str] | None = None) -> tuple:
 
 
 def test_every_yaml_is_of_a_known_step() -> None:
-    assert len(RECIPES) == 44 and len(FOLDERS) == 7 and len(THEIRS) == 20
-    assert all(path.name in (*OURS, *TRAIN, *INFER, "fsdp.yaml") for path in RECIPES)
+    assert len(RECIPES) == 51 and len(FOLDERS) == 7 and len(THEIRS) == 20
+    assert all(path.name in (*OURS, *TRAIN, *INFER, "fsdp.yaml", "scenarios.yaml") for path in RECIPES)
 
 
 @pytest.mark.parametrize("path", [p for p in RECIPES if p.name in OURS], ids=str)
@@ -218,8 +218,10 @@ def test_overrides_of_our_own_steps_in_the_documents_are_known() -> None:
     found = 0
     for path in DOCUMENTS:
         text = path.read_text(encoding="utf-8")
-        for verb, name, line in re.findall(r'make (label|data|predict|eval) RECIPE=(\w+) ARGS="([^"\n]+)"', text):
-            assert load(OURS[f"{verb}.yaml"], str(ROOT / "recipes" / name / f"{verb}.yaml"), shlex.split(line))
+        verbs = "label|data|predict|submission|eval"
+        for verb, name, line in re.findall(rf'make ({verbs}) RECIPE=(\w+) ARGS="([^"\n]+)"', text):
+            step = {"submission": "predict"}.get(verb, verb) + ".yaml"
+            assert load(OURS[step], str(ROOT / "recipes" / name / step), shlex.split(line))
             found += 1
     assert found >= 12
 

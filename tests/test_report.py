@@ -6,7 +6,7 @@ import base64
 import json
 import random
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from hashlib import sha256
 from html.parser import HTMLParser
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from eval import judge, review, score
+from eval import judge, report, review, score
 from eval.arms import Arm
 from eval.charts import CURVES, read_history
 from eval.report import (
@@ -794,19 +794,163 @@ def test_history_is_the_logged_steps(tmp_path: Path) -> None:
 
 def test_answers_of_all_arms_belong_together(tmp_path: Path) -> None:
     write_example(tmp_path, 3)
-    arms = [Arm("base", "base"), Arm("tuned", "server")]
-    assert len(read_answers(str(tmp_path), arms)["tuned"]) == 3 and read_answers(f"{tmp_path}/none", arms) == {}
+    arms = [Arm("base", "base"), Arm("tuned", "server", "http://127.0.0.1/v1", "0")]
+
+    def read(folder: Path = tmp_path, base: str = "0") -> dict[str, list[Row]]:
+        return read_answers(str(folder), arms, base)
+
+    assert len(read()["tuned"]) == 3 and read(tmp_path / "none") == {}
+    with pytest.raises(UserError, match=r"base\.jsonl: made with other weights than those of models/other"):
+        read(base="models/other")
     rows = lines(tmp_path / "answers-tuned.jsonl")
     for change, message in (
         ({"prompt": "别的"}, "tuned.jsonl:2: another prompt"),
         ({"asked": "1"}, "another sampling"),
+        ({"weights": "1"}, "tuned.jsonl: made with other weights than those of 0"),
+        ({"tokens": "x"}, "tuned\\.jsonl:2: not a row of `make predict`"),
     ):
         write_jsonl(tmp_path / "answers-tuned.jsonl", [rows[0], rows[1] | change, rows[2]])
         with pytest.raises(UserError, match=message):
-            read_answers(str(tmp_path), arms)
+            read()
     write_jsonl(tmp_path / "answers-tuned.jsonl", rows[:2])
     with pytest.raises(UserError, match="2 answers"):
-        read_answers(str(tmp_path), arms)
+        read()
     (tmp_path / "answers-tuned.jsonl").unlink()
     with pytest.raises(UserError, match="no such file, but other arms have answers"):
-        read_answers(str(tmp_path), arms)
+        read()
+
+
+# --- what judge and raters said, by hand
+
+
+def said(folder: Path, verdicts: list[Row], votes: Sequence[Row] = (), failed: tuple[str, ...] = ()) -> Row:
+    """What `score.reviewed` and `score.claim` make of verdicts and votes on ten prompts, without a page."""
+    folder.mkdir(exist_ok=True)
+    (folder / "judge").mkdir(exist_ok=True)
+    answers = {
+        arm: [
+            {"id": f"p{i}", "prompt": f"问{i}", "answer": f"{arm}{i}", "raw": f"{arm}{i}", "tokens": 3, "reference": ""}
+            | {"finish_reason": "failed" if f"p{i}" in failed and arm == "tuned" else "stop", "model": "m"}
+            for i in range(10)
+        ]
+        for arm in ("base", "tuned")
+    }
+    for arm, rows in answers.items():
+        write_jsonl(folder / f"answers-{arm}.jsonl", rows)
+    hashes = {pair.id: pair.hash for pair in judge.paired(answers)}
+    keys = {pair.id: pair.key for pair in review.read_pairs(str(folder), ["base", "tuned"])}
+    whole = {"arms": ["base", "tuned"], "characters": [5, 6], "empty": ["", ""]}
+    write_jsonl(
+        folder / "judge/verdicts.jsonl", [{"answers": hashes[row["id"]]} | whole | row for row in verdicts]
+    ) if verdicts else None
+    given = [{"pair": keys.get(vote["id"], "0"), "verdict": "", "at": f"{n:04}"} | vote for n, vote in enumerate(votes)]
+    write_jsonl(folder / "votes.jsonl", given) if votes else None
+    kept = score.answered_by_all(answers)
+    found, *_ = score.reviewed(folder, answers, kept)
+    return found | {"claim": score.claim(found)}
+
+
+def one_verdict(i: int, result: str, passes: str = "pf", judge_: str = "j") -> Row:
+    """Judge `judge_` on prompt i: `result` of the pair, and of each answer p or f."""
+    words = {"win": ["B>A", "B>A"], "loss": ["A>B", "A>B"], "tie": ["A=B", "A=B"]}[result]
+    full = [{"p": "pass", "f": "fail"}[letter] for letter in passes]
+    named = {"judge": judge_, "reasons": ["", ""]}
+    return {
+        "id": f"p{i}",
+        "absolute": [named | {"verdicts": full}],
+        "pairwise": [named | {"verdicts": words, "result": result}],
+    }
+
+
+RESULTS_BY_HAND = ["win"] * 6 + ["tie"] * 2 + ["loss"] * 2
+
+
+def test_several_judges_and_raters_are_one_voice_a_prompt(tmp_path: Path) -> None:
+    single = [one_verdict(i, result) for i, result in enumerate(RESULTS_BY_HAND)]
+    triple = [
+        row | {track: [row[track][0] | {"judge": name} for name in "jkl"] for track in ("absolute", "pairwise")}
+        for row in single
+    ]
+    votes = [
+        {"id": f"p{i}", "rater": rater, "vote": {"win": "B>A", "tie": "A=B", "loss": "A>B"}[result]}
+        for i, result in enumerate(RESULTS_BY_HAND)
+        for rater in "甲乙丙"
+    ]
+    one, three = said(tmp_path / "1", single), said(tmp_path / "3", triple, votes)
+    assert one["judge"]["win_rate"] == three["judge"]["win_rate"] == three["votes"]["win_rate"]
+    assert one["claim"]["readings"]["net_win"] == three["claim"]["readings"]["net_win"]
+    assert one["claim"]["readings"]["net_win"]["n"] == 10 and three["votes"]["by_prompt"]["win"] == 6
+    assert three["joint"]["human"] == three["votes"]["win_rate"] and three["joint"]["ai"] == one["judge"]["win_rate"]
+    assert three["joint"]["agreement"]["raw"]["value"] == 1
+
+
+def test_passes_are_those_of_most_judges(tmp_path: Path) -> None:
+    rows = []
+    for i in range(10):
+        row = one_verdict(i, "tie", "fp")
+        row["absolute"] += [
+            one_verdict(i, "tie", words, name)["absolute"][0] for name, words in (("k", "ff"), ("l", "fp"))
+        ]
+        rows.append(row)
+    found = said(tmp_path, rows)
+    change = found["judge"]["changes"]["tuned"]
+    assert (change["gained"], change["lost"], change["n"], change["difference"]["value"]) == (10, 0, 10, 1.0)
+    assert change["difference"]["low"] < 0.6  # ten prompts that moved alike are no certainty
+    assert found["claim"]["passed_by"] == "judge" and found["claim"]["readings"]["absolute_gain"]["value"] == 1
+
+
+def test_verdicts_go_with_their_prompts_in_any_order(tmp_path: Path) -> None:
+    verdicts = [one_verdict(i, result) for i, result in enumerate(RESULTS_BY_HAND)]
+    votes = [
+        {"id": f"p{i}", "rater": "甲", "vote": {"win": "B>A", "tie": "A=B", "loss": "A>B"}[result]}
+        for i, result in enumerate(RESULTS_BY_HAND)
+    ]
+    assert said(tmp_path, verdicts[::-1], votes)["joint"]["agreement"]["raw"]["value"] == 1
+
+
+def test_a_failed_answer_leaves_its_prompt_out_and_no_more(tmp_path: Path) -> None:
+    verdicts = [one_verdict(i, result) for i, result in enumerate(RESULTS_BY_HAND)]
+    votes = [{"id": f"p{i}", "rater": "甲", "vote": "B>A"} for i in range(10)]
+    found = said(tmp_path, verdicts, votes, failed=("p0", "p9"))
+    assert found["judge"]["prompts"] == 8 and found["votes"]["prompts"] == 8
+    assert found["votes"]["on_other_answers"] == 2
+    metrics = {"arms": ["base", "tuned"]} | found
+    assert all(tally.adds_up for tally in ledger(metrics))
+    assert any("2 票投给了别的回答" in alert for alert in alerts(metrics))
+
+
+@pytest.mark.parametrize("track", ["absolute", "pairwise"])
+def test_one_track_of_the_judge_is_enough(tmp_path: Path, track: str) -> None:
+    verdicts = [one_verdict(i, result) for i, result in enumerate(RESULTS_BY_HAND)]
+    for row in verdicts:
+        del row[track]
+    metrics = {"arms": ["base", "tuned"]} | said(tmp_path, verdicts)
+    names = [row.name for row in summary_rows(metrics)]
+    assert [("win rate" in name) for name in names] == [track == "absolute"]
+    assert to_page(metrics, [], {}) and metrics["claim"].get("won_by") == (None if track == "pairwise" else "judge")
+
+
+@pytest.mark.parametrize(
+    "row",
+    [{"id": "p0"}, {"arms": 1}, {"absolute": [{"judge": "j"}]}, {"pairwise": [{"judge": "j", "verdicts": ["x", "y"]}]}],
+)
+def test_a_row_that_is_no_verdict_is_one_line(tmp_path: Path, row: Row) -> None:
+    with pytest.raises(UserError, match=r"verdicts\.jsonl:1: not a row of verdicts; run the judge again"):
+        judge.check_row(
+            {"id": "p0", "arms": ["a"], "answers": "", "characters": [1], "empty": []} | row, "verdicts.jsonl:1"
+        )
+
+
+def test_verdicts_on_other_arms_say_so(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"verdicts on base and other, but base and tuned .*arms=\[base,tuned\]"):
+        said(tmp_path, [one_verdict(0, "win") | {"arms": ["base", "other"]}])
+
+
+def test_a_judge_of_the_arms_own_model_is_told(tmp_path: Path) -> None:
+    found = said(tmp_path, [one_verdict(i, "win", judge_="qwen/M") for i in range(10)])
+    assert any("judges itself" in warning for warning in found["judge"]["warnings"])
+
+
+def test_few_items_are_neither_better_nor_worse(tmp_path: Path) -> None:
+    few = {"value": 1.0, "low": 0.5, "high": 1.0}
+    assert report._side(few, 0, 9) == "" and report._side(few, 0, 10) == "good"

@@ -34,6 +34,7 @@ from eval.review import (
     Pair,
     Review,
     agreement,
+    by_chance,
     clean_name,
     inert,
     order_of,
@@ -77,6 +78,24 @@ def lines(box: Box) -> list[dict[str, Any]]:
 
 
 # --- blind ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_order_is_one_of_chance_and_the_same_for_all(tmp_path: Path) -> None:
+    fill(tmp_path, n=40)
+    pairs = read_pairs(str(tmp_path), ARMS)
+    drawn = [pair.id for pair in by_chance(pairs)]
+    assert drawn == [pair.id for pair in by_chance(pairs[::-1])] and sorted(drawn) == sorted(pair.id for pair in pairs)
+    early = sum(int(id[2:]) < 20 for id in drawn[:20])
+    assert 4 <= early <= 16
+
+
+def test_an_answer_that_never_came_is_not_shown(tmp_path: Path) -> None:
+    fill(tmp_path, n=6)
+    path = tmp_path / f"answers-{ARMS[1]}.jsonl"
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n")[:-1]]
+    rows[2] |= {"answer": "", "finish_reason": "failed"}
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    assert [pair.id for pair in read_pairs(str(tmp_path), ARMS)] == ["id0", "id1", "id3", "id4", "id5"]
 
 
 def test_either_arm_stands_left_for_half_of_the_items_and_each_rater_has_an_order_of_its_own() -> None:
@@ -421,7 +440,7 @@ class Page:
 @contextmanager
 def serving(folder: Path) -> Iterator[Page]:
     recipe = folder / "review.yaml"
-    recipe.write_text(f"output: {folder}\narms: [{', '.join(ARMS)}]\n", encoding="utf-8")
+    recipe.write_text(f"output: {folder}\narms: [{', '.join(ARMS)}]\norder: file\n", encoding="utf-8")
     with open(folder / "stderr", "w", encoding="utf-8") as errors:
         command = [sys.executable, "-c", SERVER, "eval.review", str(recipe)]
         process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=errors, text=True)

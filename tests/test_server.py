@@ -22,6 +22,7 @@ from eval.arms import Arm, read_arms
 from eval.batched import folder_of
 from eval.predict import Predict, run
 from eval.run import read_answers
+from preprocess.think import well_formed
 from recipe import UserError
 from tests.conftest import ROOT
 from tests.teacher import teacher
@@ -128,7 +129,7 @@ def test_many_at_a_time_is_the_same_from_the_same_weights(
     arms = read_arms(["base", f"tuned={tiny.adapter}"])
     shutil.copy(tmp_path / "transformers/answers-base.jsonl", tmp_path / "llamafactory")
     with pytest.raises(UserError, match=r"different engines \(base by transformers, tuned by llamafactory\)"):
-        read_answers(str(tmp_path / "llamafactory"), arms)
+        read_answers(str(tmp_path / "llamafactory"), arms, f"{tiny.root}/model")
 
 
 def test_another_spelling_of_the_prompt_is_refused(recipe: str, tmp_path: Path) -> None:
@@ -160,6 +161,38 @@ def test_an_arm_may_be_a_server_elsewhere(
         row["raw"] == f"<think>\n{row['think']}\n</think>\n\n{row['answer']}" for row in [*rows["a"], *rows["b"]]
     )
     assert [row["asked"] for row in rows["a"]] == [row["asked"] for row in rows["b"]]
+
+
+def test_answers_of_other_weights_are_not_taken(
+    tiny: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that knows the arms by name: new weights under the old name are asked again."""
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-planted-0123456789")
+    adapter = tmp_path / "adapter"
+    shutil.copytree(tiny.adapter, adapter)
+    recipe = tmp_path / "serve.yaml"
+    recipe.write_text(f"model_name_or_path: {tiny.root}/model\nadapter_name_or_path: {adapter}\n")
+    with teacher(style="cot", thought="closing", models="base,tuned") as server:
+        settings = Predict(
+            str(recipe),
+            "tiny_eval",
+            str(tmp_path / "out"),
+            base_url=server.base_url,
+            limit=3,
+            dataset_dir=str(tiny.root),
+        )
+        run(settings)
+        before, first = server.stats()["answers"], read(tmp_path / "out", "tuned")
+        with open(next(adapter.glob("*.safetensors")), "r+b") as file:
+            file.seek(-1, 2)
+            file.write(b"\x01")
+        run(settings)
+        assert server.stats()["answers"] == before + 3
+    second = read(tmp_path / "out", "tuned")
+    assert {row["weights"] for row in first}.isdisjoint(row["weights"] for row in second)
+    assert all(
+        well_formed(row["raw"]) and row["engine"] == "server" for row in second
+    )  # the template opens the thought
 
 
 @pytest.mark.slow
