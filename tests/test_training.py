@@ -176,7 +176,10 @@ def test_wandb_keeps_an_offline_run_with_the_curves(tiny: SimpleNamespace, tmp_p
     command = train(tiny, tmp_path / "saves", "report_to=wandb", TOKENS)
     run(command, WANDB_MODE="offline", WANDB_DIR=str(tmp_path))
     (file,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
-    kept = file.read_bytes()
+    kept, deadline = b"", time.monotonic() + 60
+    while b"proc.memory.rssMB" not in kept and time.monotonic() < deadline:  # wandb's own process writes the last of it
+        time.sleep(0.2)
+        kept = file.read_bytes()
     for key in KEYS:
         assert f"train/{key}".encode() in kept
     assert b"proc.memory.rssMB" in kept
