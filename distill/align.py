@@ -15,7 +15,6 @@ goes to the tail.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections import Counter, defaultdict
@@ -37,7 +36,7 @@ from eval.tokens import Arguments
 from preprocess.records import read_rows, record_id, sha256_file
 from preprocess.register import dataset_file
 from preprocess.think import spans, split
-from recipe import UserError, read_text
+from recipe import UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -72,11 +71,11 @@ def align(settings: Distill) -> Counter[str]:
     rows, tokenizer = load_rows(arguments, settings.limit)
     vocabulary = read_vocabulary(tokenizer)
     teacher = by_id(_teacher(reader, settings, arguments))
-    answers, temperature = _answers(Path(settings.logprobs).parent, arguments)
+    answers = _answers(Path(settings.logprobs).parent, arguments)
     size = load_config(arguments.model).get_text_config().vocab_size
     ids = {data: number for data, number in vocabulary.ids.items() if number < size}
     student = Student(ids, by_id(vocabulary), frozenset(tokenizer.all_special_ids))
-    named = (reader.header["model"], sha256_file(reader.path), settings.k, size, temperature)
+    named = (reader.header["model"], sha256_file(reader.path), settings.k, size, settings.logprobs_temperature)
     meta = meta_of(arguments.data, vocabulary, *named)
     counts: Counter[str] = Counter()
     path = Path(settings.pack) / f"api{SUFFIX}"
@@ -129,8 +128,8 @@ def by_id(vocabulary: Vocabulary) -> dict[int, bytes]:
     return {number: data for data, number in vocabulary.ids.items()}
 
 
-def _answers(folder: Path, arguments: Arguments) -> tuple[Answers, float]:
-    """Which answer each text of the data set came from, and the temperature they were asked at."""
+def _answers(folder: Path, arguments: Arguments) -> Answers:
+    """Which answer each text of the data set came from."""
     labelled = folder / "labelled.jsonl"
     keys: dict[str, set[str]] = defaultdict(set)
     for place, row in read_rows(str(labelled)):
@@ -142,11 +141,7 @@ def _answers(folder: Path, arguments: Arguments) -> tuple[Answers, float]:
                 parts, question = split(text), str(row.get("instruction", "")).strip()
                 journal = keys.get(record_id(row, place), ())
                 found[parts.think, parts.answer] += [(question, key) for key in journal]
-    try:
-        temperature = float(json.loads(read_text(folder / "summary.json"))["settings"]["temperature"])
-    except (ValueError, LookupError, TypeError):
-        raise UserError(f"{folder / 'summary.json'}: says no temperature; run `make label` again") from None
-    return found, temperature
+    return found
 
 
 def find(row: Row, answers: Answers, tokenizer: PreTrainedTokenizerBase) -> str:

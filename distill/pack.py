@@ -217,6 +217,9 @@ def fault(found: Distribution, vocabulary: int) -> str:
         return "a log-probability is NaN"
     if ids.size and (ids.max() >= vocabulary or ids.min() < PAD):
         return f"token ids from {ids.min()} to {ids.max()}, but the vocabulary has {vocabulary}"
+    ordered = np.sort(ids, axis=1)
+    if ((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] != PAD)).any():
+        return "a token that is named twice"
     if ((ids == PAD) & (logprobs > -np.inf)).any():
         return "a log-probability without a token"
     if (logprobs[:, 1:] > logprobs[:, :-1]).any():

@@ -138,6 +138,8 @@ def read_recipe(train: str, overrides: Sequence[str] = ()) -> Arguments:
         raise UserError(f"{recipe.place('stage')}: stage {recipe.stage!r}; distributions are for stage: sft")
     if packed := next((key for key in ("packing", "neat_packing") if recipe.values.get(key)), ""):
         raise UserError(f"{recipe.place(packed)}: {packed}: rows that are packed can't be told apart; set it to false")
+    if other := next((key for key in ("train_on_prompt", "streaming") if recipe.values.get(key)), ""):
+        raise UserError(f"{recipe.place(other)}: {other}: `make distill` would refuse it; set it to false first")
     try:
         return Arguments(*get_train_args(recipe.values | NOT_DATA | {"output_dir": tempfile.gettempdir()})[:4])
     except (ValueError, TypeError) as error:

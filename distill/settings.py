@@ -22,7 +22,9 @@ class Distill:
     LoRA `teacher_adapter` on it; `batch_tokens` is how many tokens it reads at once, padding included (0: by the
     device), `limit` the first rows alone (0: all). Or it has answered already: `logprobs` names the label step's
     answers.logprobs, and `teacher` then the folder of its tokenizer, where that isn't the student's; at least
-    `min_match` of its tokens must be tokens of the student.
+    `min_match` of its tokens must be tokens of the student. `logprobs_temperature` is what the server's
+    log-probabilities include: 1 for raw ones, vLLM's default, whatever was sampled at; the sampling's temperature for
+    `--logprobs-mode processed_logprobs`.
 
     `temperature`, `alpha`, `direction` and `tail` are the loss's (`distill.loss`), the four weights those of its tokens
     (`distill.weights`). `overrides` are keys of the LLaMA-Factory recipe that are otherwise here: `use_unsloth=false`.
@@ -35,6 +37,7 @@ class Distill:
     teacher_quantization_bit: int = 0
     logprobs: str = ""
     min_match: float = 0.9
+    logprobs_temperature: float = 1.0
     k: int = 20
     batch_tokens: int = 0
     limit: int = 0
@@ -74,6 +77,8 @@ def check_teacher(settings: Distill) -> None:
         raise UserError("logprobs: the answers are there already; leave out the other keys of a local teacher")
     if settings.teacher_quantization_bit not in (0, 4, 8):
         raise UserError(f"teacher_quantization_bit: expected 0, 4 or 8, got {settings.teacher_quantization_bit}")
+    if not 0 < settings.logprobs_temperature <= 100:
+        raise UserError(f"logprobs_temperature: expected a number above 0, got {settings.logprobs_temperature}")
     for key, low, high in (("k", 1, 2**20), ("batch_tokens", 0, 2**31), ("limit", 0, 2**31), ("min_match", 0, 1)):
         if not low <= getattr(settings, key) <= high:
             raise UserError(f"{key}: expected {low} to {high}, got {getattr(settings, key)}")

@@ -13,24 +13,26 @@ teacher's) and `without_teacher`, the share of positions that are learnt by cros
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from distill.loss import Loss
 from distill.pack import Pack, check, read_vocabulary
 from distill.settings import Distill, load_distill
 from distill.weights import Weights
 from preflight import Recipe, read_recipe
-from recipe import UserError, one_line_errors
+from recipe import UserError, atomic, one_line_errors, read_text
 
 # Keys that LLaMA-Factory would take, and why the loss can't be had with them.
 REFUSED = {
     "packing": "rows that are packed can't be told apart",
     "neat_packing": "rows that are packed can't be told apart",
     "streaming": "the rows can't be held against the pack before training starts",
-    "train_on_prompt": "the teacher was asked about responses alone",
+    "train_on_prompt": "what a prompt says is not the teacher's to predict; responses alone are distilled",
     "use_unsloth": "its model computes the loss itself, and was not shown to give the states that this one needs",
     "enable_liger_kernel": "it computes the loss itself, and was not shown to give the states that this one needs",
     "use_liger_kernel": "it computes the loss itself, and was not shown to give the states that this one needs",
@@ -70,6 +72,8 @@ def open_pack(settings: Distill, recipe: Recipe) -> Pack:
     from preflight.data import Encoder
 
     loss_of(settings), weights_of(settings)
+    if settings.k < 1:
+        raise UserError(f"k: expected 1 or more of the stored tokens, got {settings.k}")
     if recipe.values.get("stage", "sft") != "sft":
         raise UserError(f"{recipe.place('stage')}: stage {recipe.stage}: only sft is distilled; write stage: sft")
     for key, why in REFUSED.items():
@@ -77,14 +81,42 @@ def open_pack(settings: Distill, recipe: Recipe) -> Pack:
             raise UserError(f"{recipe.place(key)}: {key}: {why}; add {key}=null to distill.yaml's overrides")
     pack = Pack.open(settings.pack)
     encoder = Encoder(recipe)
-    expected = meta_of(encoder.data, read_vocabulary(encoder.tokenizer), k=settings.k)
+    expected = meta_of(encoder.data, read_vocabulary(encoder.tokenizer), k=settings.k, size=head_size(recipe))
     check(pack.meta, replace(expected, temperature=pack.meta.temperature), settings.pack)
     return pack
+
+
+def head_size(recipe: Recipe) -> int:
+    """How many tokens the student's head has logits for, by its config.json; 0 where there is none here."""
+    path = Path(os.path.expanduser(str(recipe.model_name_or_path))) / "config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        return int(config.get("text_config", config)["vocab_size"])
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return 0
+
+
+def keep_settings(settings: Distill, recipe: Recipe, pack: Pack) -> None:
+    """Leave what the loss hangs on beside the checkpoints; UserError where those that are there had something else."""
+    folder = Path(str(recipe.values.get("output_dir") or "saves"))
+    path, now = folder / "distill.json", settings.of_training() | {"rows": len(pack)}
+    goes_on = any(folder.glob("checkpoint-*")) and not recipe.values.get("overwrite_output_dir")
+    if goes_on and path.is_file():
+        before = json.loads(read_text(path))
+        if changed := next((key for key in now if before.get(key) != now[key]), ""):
+            raise UserError(
+                f"{path}: the checkpoints were trained with {changed} {before.get(changed)}, now it is {now[changed]}; "
+                "bring it back, or train into another output_dir (and run_name)"
+            )
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        with atomic(path) as file:
+            file.write(json.dumps(now, indent=1) + "\n")
 
 
 def train(settings: Distill, recipe: Recipe) -> None:
     """LLaMA-Factory's own run, with this loss in its trainer."""
     pack = open_pack(settings, recipe)
+    keep_settings(settings, recipe, pack)
     from llamafactory.train.sft import workflow
     from llamafactory.train.tuner import run_exp
 

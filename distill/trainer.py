@@ -29,17 +29,25 @@ FIGURES = ("ce", "kl", "agreement", "without_teacher")
 
 class Collator:
     """LLaMA-Factory's collator, and under `distill` what the loss needs: `ids`, `logprobs` (n, k), `tail`, `weights`
-    (n,), of the batch's n labels that are not masked, row by row."""
+    (n,), of the batch's n labels that are not masked and that something predicts (not a row's first), row by row."""
 
     def __init__(self, plain: Callable[[list[Batch]], Batch], pack: Pack, k: int, weigh: Callable[..., np.ndarray]):
         self.plain, self.pack, self.k, self.weigh = plain, pack, k, weigh
 
     def __call__(self, features: list[Batch]) -> Batch:
         rows = [(feature["input_ids"], feature["labels"]) for feature in features]
-        parts = [(*self.teacher(*row), self.weigh(*row)) for row in rows]
+        parts = [self.of_row(*row) for row in rows]
         columns = (torch.from_numpy(np.concatenate(column)) for column in zip(*parts, strict=True))
         distill = dict(zip(("ids", "logprobs", "tail", "weights"), columns, strict=True))
         return self.plain(features) | {"distill": distill}
+
+    def of_row(self, input_ids: Sequence[int], labels: Sequence[int]) -> list[np.ndarray]:
+        """The four columns of a row; UserError for a pack that has another number of positions for it."""
+        columns = [*self.teacher(input_ids, labels), self.weigh(input_ids, labels)]
+        n = sum(label != IGNORED for label in labels)
+        if any(len(column) != n for column in columns):
+            raise UserError(f"{self.pack.folder}: {len(columns[0])} positions of a row that has {n}; score it again")
+        return [column[labels[0] != IGNORED :] for column in columns]
 
     def teacher(self, input_ids: Sequence[int], labels: Sequence[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The `Teacher` of a row, in numpy; nothing but −1 where the pack hasn't got it."""
@@ -168,7 +176,10 @@ def covered(pack: Pack, rows: Any) -> str:
     for row in rows:
         found = pack.get(row_key(row["input_ids"], row["labels"]))
         count, taught = count + 1, taught + (found is not None)
-        positions += sum(label != IGNORED for label in row["labels"])
+        n = sum(label != IGNORED for label in row["labels"])
+        if found is not None and len(found.known) != n:
+            raise UserError(f"{pack.folder}: {len(found.known)} positions of a row that has {n}; score it again")
+        positions += n
         taught_positions += 0 if found is None else int(found.known.sum())
     if not taught_positions:
         raise UserError(

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 
 from preflight import REFUSED, WARNED, Finding, Recipe, read_recipe
-from recipe import UserError
+from recipe import UserError, read_yaml
 
 
 def read(path: str, overrides: list[str]) -> Recipe:
     """A recipe with its overrides; of a distill.yaml the one it names, `distill` holding the rest."""
-    if os.path.basename(path) != "distill.yaml":
+    if not {"train", "pack"} <= read_yaml(path)[0].keys():
         return read_recipe(path, overrides)
     from distill.train import read as read_distill
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +15,7 @@ import torch
 from distill.loss import Loss
 from distill.pack import IGNORED, Pack, row_key
 from distill.settings import Distill
-from distill.train import open_pack, read
+from distill.train import keep_settings, open_pack, read
 from distill.trainer import Collator, Meter, check_head, covered, distil
 from distill.weights import Weights, json_values, token_weights
 from recipe import UserError
@@ -248,13 +249,14 @@ def test_coverage_is_counted(taught: SimpleNamespace) -> None:
         ("neat_packing=true", "neat_packing: rows that are packed"),
         ("use_unsloth=true", "use_unsloth: its model computes the loss itself"),
         ("enable_liger_kernel=true", "enable_liger_kernel: it computes the loss itself"),
-        ("train_on_prompt=true", "train_on_prompt: the teacher was asked about responses alone"),
+        ("train_on_prompt=true", "train_on_prompt: what a prompt says is not the teacher"),
         ("label_smoothing_factor=0.1", "label_smoothing_factor: the teacher's distribution takes"),
         ("stage=pt", "stage pt: only sft is distilled"),
         ("template=qwen", r"was made with template qwen3, here it is qwen"),
         ("cutoff_len=256", r"was made with cutoff_len 512, here it is 256"),
         ("dataset=tiny_eval", r"was made with dataset tiny_train, here it is tiny_eval"),
         ("k=6", r"stores k = 5 tokens a position, 6 are asked for"),
+        ("k=0", "k: expected 1 or more of the stored tokens, got 0"),
         ("alpha=2", "alpha: expected the share of the teacher"),
         ("tail=drop", "tail: expected one of"),
         ("weight_json=-1", "weight_json: expected a number of 0 or more"),
@@ -264,6 +266,55 @@ def test_what_does_not_go_is_refused_in_one_line(taught: SimpleNamespace, overri
     with pytest.raises(UserError, match=said) as refused:
         open_pack(*read(taught.yaml, [override]))
     assert "\n" not in str(refused.value)
+
+
+def test_a_rows_first_token_is_predicted_by_nothing(tiny: SimpleNamespace, taught: SimpleNamespace) -> None:
+    """Its place in the teacher's columns and in the weights was given to the next row's."""
+    first, second = (dict(row) for row in taught.rows[:2])
+    labels = [*first["input_ids"][: len(first["labels"])]]
+    whole = {"input_ids": first["input_ids"], "labels": labels}
+    collator = Collator(padded, taught.pack, K, weigh(tiny, 3.0, 1.0, 0.5, 1.0))
+    batch = collator([whole, second])["distill"]
+    alone = collator([second])["distill"]
+    n = len(labels) - 1
+    assert len(batch["weights"]) == n + len(alone["weights"])
+    assert all(torch.equal(batch[name][n:], alone[name]) for name in alone)
+
+
+def test_a_pack_with_other_positions_is_refused(tiny: SimpleNamespace, taught: SimpleNamespace) -> None:
+    row = taught.rows[0]
+    found = taught.pack.get(row_key(row["input_ids"], row["labels"]))
+    short = type(found)(found.ids[:-2], found.logprobs[:-2], found.tail[:-2], found.known[:-2])
+    pack = SimpleNamespace(folder="pack", get=lambda _: short)
+    with pytest.raises(UserError, match=r"pack: \d+ positions of a row that has \d+; score it again"):
+        Collator(padded, pack, K, weigh(tiny, 1, 1, 1, 1))([row])
+    with pytest.raises(UserError, match=r"pack: \d+ positions of a row"):
+        covered(pack, [row])
+
+
+def test_a_checkpoint_of_another_loss_is_not_gone_on_from(taught: SimpleNamespace, tmp_path: Path) -> None:
+    def keep(*overrides: str) -> None:
+        keep_settings(*read(taught.yaml, [f"output_dir={tmp_path}/saves", *overrides]), taught.pack)
+
+    keep("alpha=0.3")
+    keep("alpha=0.4")  # nothing was trained yet
+    (tmp_path / "saves/checkpoint-3").mkdir()
+    keep("alpha=0.4")
+    with pytest.raises(UserError, match=r"distill.json: the checkpoints were trained with alpha 0.4, now it is 0.5; "):
+        keep("alpha=0.5")
+    keep("alpha=0.5", "overwrite_output_dir=true")
+
+
+def test_ids_that_the_students_head_lacks_are_refused(
+    tiny: SimpleNamespace, taught: SimpleNamespace, tmp_path: Path
+) -> None:
+    for file in (tiny.root / "model").iterdir():
+        (tmp_path / file.name).symlink_to(file)
+    config = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
+    (tmp_path / "config.json").unlink()
+    (tmp_path / "config.json").write_text(json.dumps(config | {"vocab_size": config["vocab_size"] - 64}))
+    with pytest.raises(UserError, match=r"has ids up to \d+, the student's are below \d+"):
+        open_pack(*read(taught.yaml, [f"model_name_or_path={tmp_path}"]))
 
 
 def test_another_tokenizer_is_refused(tiny: SimpleNamespace, taught: SimpleNamespace, tmp_path: Path) -> None:

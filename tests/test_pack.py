@@ -200,12 +200,16 @@ def light(row: Distribution) -> None:
     row.tail[1] = -np.inf
 
 
+def twice(row: Distribution) -> None:
+    row.ids[1, 1] = row.ids[1, 0]
+
+
 def nameless(row: Distribution) -> None:
     row.ids[1, 2] = PAD
 
 
 FAULTS = {nan: "NaN", nan_tail: "NaN", too_high: "to 50000, but", too_low: "from -2 to", rising: "do not descend"}
-FAULTS |= {heavy: "a mass of 1", light: "a mass of 0", nameless: "without a token"}
+FAULTS |= {heavy: "a mass of 1", light: "a mass of 0", nameless: "without a token", twice: "named twice"}
 
 
 @pytest.mark.parametrize("spoil", FAULTS, ids=lambda one: one.__name__)

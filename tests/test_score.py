@@ -109,9 +109,9 @@ def conversations(folder: Path) -> None:
         {"cutoff_len": 64},
         {"dataset": "tiny_train,turns", "val_size": 0.2, "eval_dataset": None, "max_samples": 50},
         {"dataset": "turns", "mask_history": True},
-        {"train_on_prompt": True, "template": "qwen"},
+        {"template": "qwen"},
     ],
-    ids=["as it is", "cut", "two sets, one split", "last turn", "prompts too"],
+    ids=["as it is", "cut", "two sets, one split", "last turn", "another template"],
 )
 def test_the_rows_are_the_trainers(
     tiny: SimpleNamespace, tmp_path: Path, keys: dict[str, Any], monkeypatch: pytest.MonkeyPatch
@@ -351,6 +351,10 @@ def test_settings_that_can_not_be_meant(settings: Distill, keys: dict[str, Any],
     ("keys", "message"),
     [
         ({"packing": True}, r"train.yaml:\d+: packing: rows that are packed can't be told apart; set it to false"),
+        (
+            {"train_on_prompt": True},
+            r"train.yaml:\d+: train_on_prompt: `make distill` would refuse it; set it to false",
+        ),
         ({"neat_packing": True}, r"train.yaml:\d+: neat_packing: rows that are packed"),
         ({"stage": "dpo"}, "stage 'dpo'; distributions are for stage: sft"),
         ({"dataset": "nowhere"}, "LLaMA-Factory does not read it"),
