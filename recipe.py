@@ -44,7 +44,8 @@ def load(schema: type[Settings], path: str, overrides: Sequence[str] = ()) -> Se
         key, equals, text = item.partition("=")
         if not equals:
             raise UserError(f"{item!r}: expected an override of the form key=value")
-        values[key], places[key] = _parse_yaml(text, f"override {item!r}"), f"override {item!r}"
+        # `key=` is an empty text, as LLaMA-Factory's command line reads it; null is written out.
+        values[key], places[key] = _parse_yaml(text, f"override {item!r}") if text else "", f"override {item!r}"
     known = {field.name: field for field in fields(schema)}
     for key in values:
         if key not in known:
@@ -142,8 +143,16 @@ def _items(value: Any) -> list:
     return value if isinstance(value, list) else []
 
 
-def main(schema: type[Settings], step: Callable[[Settings], None], doc: str) -> None:
-    """The command line of a step: `RECIPE.yaml [key=value …]`; a mistake is one line on stderr and exit code 1."""
+def main(
+    schema: type[Settings],
+    step: Callable[[Settings], None],
+    doc: str,
+    read: Callable[[str, Sequence[str]], Settings] | None = None,
+) -> None:
+    """The command line of a step: `RECIPE.yaml [key=value …]`; a mistake is one line on stderr and exit code 1.
+
+    `read` makes the settings of the file and the overrides, where that is not `load`.
+    """
     keys = "\n".join(f"  {field.name}: {field.type}{_default(field)}" for field in fields(schema))
     parser = argparse.ArgumentParser(
         description=f"{doc.strip()}\n\n{inspect.getdoc(schema)}\n\nkeys of the recipe file:\n{keys}",
@@ -154,7 +163,8 @@ def main(schema: type[Settings], step: Callable[[Settings], None], doc: str) -> 
     arguments = parser.parse_args()
     sys.stdout.reconfigure(errors="backslashreplace")
     with one_line_errors():
-        step(load(schema, arguments.recipe, arguments.overrides))
+        given = arguments.recipe, arguments.overrides
+        step(read(*given) if read else load(schema, *given))
 
 
 def _required(field: Any) -> bool:

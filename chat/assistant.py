@@ -38,7 +38,7 @@ from tokenizers import Tokenizer
 
 from chat import safety
 from chat.ask import ask_missing, key_of
-from chat.client import FINISHED, BadReply, Question, Secret, Settings, _error_of, _is_local, read_key, read_reply
+from chat.client import FINISHED, BadReply, Question, Secret, Settings, error_of, is_local, read_key, read_reply
 from chat.journal import Journal
 from chat.scenarios import DEFAULT, Scenario, Scenarios, find, read_scenarios
 from chat.server import serve
@@ -174,7 +174,7 @@ class MedicalAssistant:
             self._key = Secret(server.api_key)
         url = self._settings.urls[0]
         timeout = openai.Timeout(600.0, connect=self._settings.connect_timeout)
-        http = openai.DefaultHttpxClient(trust_env=not _is_local(url), follow_redirects=False, timeout=timeout)
+        http = openai.DefaultHttpxClient(trust_env=not is_local(url), follow_redirects=False, timeout=timeout)
         self._api = self._stack.enter_context(_Api(base_url=url, api_key=self._key, timeout=timeout, http_client=http))
         if not self.model:
             try:
@@ -307,7 +307,7 @@ class MedicalAssistant:
         """An error in one line, in the server's own words and without the key, and what to do."""
         url, advice = self._settings.urls[0], ""
         if isinstance(error, openai.APIStatusError):
-            said = f"HTTP {error.status_code}, {_error_of(error.response.content)[0]}"
+            said = f"HTTP {error.status_code}, {error_of(error.response.content)[0]}"
             advice = ADVICE.get(error.status_code, "").format(key=self._settings.key_place)
         elif isinstance(error, openai.APITimeoutError):
             said = "no byte for too long"

@@ -237,7 +237,7 @@ def read_key(settings: Settings) -> Secret:
         key = Secret(read_text(path).strip())
     else:
         key = Secret(os.environ.get(settings.api_key_env, "").strip())
-        if not key and all(_is_local(url) for url in settings.urls):
+        if not key and all(is_local(url) for url in settings.urls):
             return Secret("none")
     if not re.fullmatch(r"[!-~]+", key):
         fault = "expected printable ASCII without blanks" if key else "it is empty or not set"
@@ -259,7 +259,7 @@ def _check_url(url: str) -> None:
         )
 
 
-def _is_local(url: str) -> bool:
+def is_local(url: str) -> bool:
     host = urllib.parse.urlsplit(url).hostname or ""
     with suppress(ValueError):
         return ipaddress.ip_address(host).is_loopback
@@ -281,7 +281,7 @@ class _Server:
     """Where it is, how fast it may be asked, and how it has behaved."""
 
     def __init__(self, url: str, settings: Settings, key: str) -> None:
-        self.url, self.local = url, _is_local(url)
+        self.url, self.local = url, is_local(url)
         self.limiter = Limiter(settings.concurrency, settings.requests_per_minute, settings.tokens_per_minute)
         self.limiter.ceiling = min(PROBES, settings.concurrency)
         self.asked = self.answered = False
@@ -684,7 +684,7 @@ class Client:
     def _refused(self, server: _Server, response: httpx2.Response) -> _Refusal:
         """What a status other than 2xx means; ERROR texts tell an empty account and an unknown model apart."""
         status, content = response.status_code, self._cleared(response.content)
-        said, code = _error_of(content)
+        said, code = error_of(content)
         told, hopeless = f"{said} {code}", ""
         if status in (400, 402, 403, 429) and (status == 402 or ACCOUNT.search(told)):
             kind, hopeless = "fatal", "account"
@@ -789,7 +789,7 @@ def read_reply(content_type: str, content: bytes) -> Reply:
     else:
         raise BadReply(f"it is {content_type or 'of no type'}{_title(content)}, not JSON")
     if not isinstance(value, dict) or value.get("error"):
-        raise BadReply(f"an error: {_error_of(content)[0]}" if isinstance(value, dict) else "the JSON is no object")
+        raise BadReply(f"an error: {error_of(content)[0]}" if isinstance(value, dict) else "the JSON is no object")
     choices = value.get("choices")
     choice = choices[0] if isinstance(choices, list) and choices else None
     message = choice.get("message") if isinstance(choice, dict) else None
@@ -852,7 +852,7 @@ def _joined(content: bytes) -> dict[str, Any]:
             continue
         event = _json(data)
         if not isinstance(event, dict) or event.get("error"):
-            raise BadReply(f"an error in the stream: {_error_of(data)[0]}")
+            raise BadReply(f"an error in the stream: {error_of(data)[0]}")
         value |= {name: event[name] for name in ("model", "system_fingerprint", "usage") if event.get(name)}
         for choice in _objects(event.get("choices")):
             if choice.get("index"):  # without a stream, too, the first one is taken
@@ -887,7 +887,7 @@ def _text(value: Any) -> str:
     return value if isinstance(value, str) else ""
 
 
-def _error_of(content: bytes) -> tuple[str, str]:
+def error_of(content: bytes) -> tuple[str, str]:
     """What an error body says, and its code and type, in whichever of the usual places they stand."""
     try:
         value = json.loads(content)

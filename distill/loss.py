@@ -19,6 +19,8 @@ renormalise  only the k count: both sides are normalised over them, p̂ = p / Σ
              taken. The others' mass is never learnt; top-k alone is a biased teacher (Anshumann et al. 2025, "Sparse
              Logit Sampling", ACL).
 ignore       the k terms of D alone, p and q as they are. It can be negative; what it pulls the others to is nothing.
+
+A teacher's mass below e^−50 counts as e^−50: rounded to nothing, it would make the reverse KL infinite.
 """
 
 from __future__ import annotations
@@ -35,7 +37,6 @@ from recipe import UserError
 
 DIRECTIONS = ("forward", "reverse", "jensen-shannon")
 TAILS = ("bucket", "renormalise", "ignore")
-# A teacher's mass below e^−50 is taken as that: rounded to nothing, it would make the reverse KL infinite.
 FLOOR = -50.0
 ABSENT = -1e4  # the log-probability in a column that doesn't count; −∞ would have no gradient
 CHUNK = {"cpu": 1 << 22, "cuda": 1 << 25}  # logits at a time: 16 and 128 MiB in fp32

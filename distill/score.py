@@ -30,13 +30,12 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-import preflight
 from chat.logprobs import PAD, Positions, Vocabulary, Writer
 from distill.pack import IGNORED, SUFFIX, Meta, open_writer, read_vocabulary, row_key, stored, to_positions
-from distill.settings import Distill, check_teacher
+from distill.settings import Distill, check_teacher, load_distill, read_train
 from eval.arms import fingerprint
 from eval.perplexity import BATCH_TOKENS, BLOCKS, WHOLE, batches, blocks, check_head, context_of, load_model
-from eval.tokens import NEUTRAL, Arguments
+from eval.tokens import NEUTRAL, Arguments, load_template
 from recipe import UserError, check_model, main
 
 if TYPE_CHECKING:
@@ -132,7 +131,7 @@ def read_recipe(train: str, overrides: Sequence[str] = ()) -> Arguments:
     """
     from llamafactory.hparams import get_train_args
 
-    recipe = preflight.read_recipe(train, list(overrides))
+    recipe = read_train(train, overrides)
     check_model(train, str(recipe.model_name_or_path or ""))
     if recipe.stage not in (None, "sft"):
         raise UserError(f"{recipe.place('stage')}: stage {recipe.stage!r}; distributions are for stage: sft")
@@ -148,15 +147,9 @@ def read_recipe(train: str, overrides: Sequence[str] = ()) -> Arguments:
 
 def load_rows(arguments: Arguments, limit: int = 0) -> tuple[list[Row], PreTrainedTokenizerBase]:
     """LLaMA-Factory's training set of a recipe, equal rows once, and the tokenizer; the first `limit` rows (0: all)."""
-    from llamafactory.data import get_dataset, get_template_and_fix_tokenizer
-    from llamafactory.model import load_tokenizer
+    from llamafactory.data import get_dataset
 
-    try:
-        module = load_tokenizer(arguments.model)
-    except OSError:
-        raise UserError(f"{arguments.model.model_name_or_path}: no tokenizer that can be loaded in it") from None
-    tokenizer = module["tokenizer"]
-    template = get_template_and_fix_tokenizer(tokenizer, arguments.data)
+    module, template = load_template(arguments)
     named = ", ".join(arguments.data.dataset)
     rows: dict[str, Row] = {}
     try:
@@ -173,7 +166,7 @@ def load_rows(arguments: Arguments, limit: int = 0) -> tuple[list[Row], PreTrain
         raise UserError(
             f"{named}: no row has a response that is trained on; is cutoff_len {arguments.data.cutoff_len}?"
         )
-    return kept, tokenizer
+    return kept, module["tokenizer"]
 
 
 def meta_of(
@@ -198,7 +191,7 @@ def teacher_arguments(settings: Distill) -> Arguments:
 
     if not (Path(settings.teacher) / "config.json").is_file():
         raise UserError(f"teacher: no model in {settings.teacher}; name a folder with a config.json")
-    given = preflight.read_recipe(settings.train, settings.overrides).values
+    given = read_train(settings.train, settings.overrides).values
     values = {key: given[key] for key in SHARED if key in given}
     values |= {"model_name_or_path": settings.teacher, "adapter_name_or_path": settings.teacher_adapter or None}
     values |= {"quantization_bit": settings.teacher_quantization_bit or None, "finetuning_type": "lora"}
@@ -335,4 +328,4 @@ def _log_sum(logits: torch.Tensor, peak: torch.Tensor) -> torch.Tensor:
 
 
 if __name__ == "__main__":
-    main(Distill, score, __doc__)
+    main(Distill, score, __doc__, load_distill)

@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
+from preflight import Recipe, read_recipe
+from preflight.keys import schema
 from recipe import UserError, load
 
 
@@ -58,15 +61,27 @@ class Distill:
         return {name: getattr(self, name) for name in (*names, *weights)}
 
 
-def load_distill(path: str, overrides: Sequence[str] = ()) -> tuple[Distill, list[str]]:
-    """A distill.yaml, and all overrides of the LLaMA-Factory recipe that it names, the last of a key counting.
+KEYS = tuple(field.name for field in fields(Distill))
 
-    An override of a key that distill.yaml has is its own, any other is the recipe's.
+
+def load_distill(path: str, overrides: Sequence[str] = ()) -> Distill:
+    """A distill.yaml with overrides: of a key that it has its own, any other the LLaMA-Factory recipe's.
+
+    Those join `overrides`, behind the file's; the last of a key counts.
     """
-    known = {field.name for field in fields(Distill)}
-    mine = [item for item in overrides if item.partition("=")[0] in known]
+    mine = [item for item in overrides if item.partition("=")[0] in KEYS]
     settings = load(Distill, path, mine)
-    return settings, [*settings.overrides, *(item for item in overrides if item not in mine)]
+    return replace(settings, overrides=[*settings.overrides, *(item for item in overrides if item not in mine)])
+
+
+def read_train(train: str, overrides: Sequence[str] = ()) -> Recipe:
+    """A LLaMA-Factory recipe with its overrides; UserError for one of a key that neither of the two files has."""
+    recipe, known = read_recipe(train, list(overrides)), schema(training=True)
+    if strange := next((key for key, *_ in (item.partition("=") for item in overrides) if key not in known), ""):
+        close = difflib.get_close_matches(strange, [*KEYS, *known], n=1)
+        what = f"did you mean {close[0]}?" if close else "distill.train --help and llamafactory-cli train -h list them"
+        raise UserError(f"{recipe.place(strange)}: no key of distill.yaml, nor of LLaMA-Factory; {what}")
+    return recipe
 
 
 def check_teacher(settings: Distill) -> None:

@@ -12,20 +12,19 @@ teacher's) and `without_teacher`, the share of positions that are learnt by cros
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import sys
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 from distill.loss import Loss
 from distill.pack import Pack, check, read_vocabulary
-from distill.settings import Distill, load_distill
+from distill.settings import Distill, load_distill, read_train
 from distill.weights import Weights
-from preflight import Recipe, read_recipe
-from recipe import UserError, atomic, one_line_errors, read_text
+from preflight import Recipe
+from recipe import UserError, atomic, main, read_text
 
 # Keys that LLaMA-Factory would take, and why the loss can't be had with them.
 REFUSED = {
@@ -48,12 +47,6 @@ REFUSED = {
     "use_asft_loss": "it is another loss",
     "label_smoothing_factor": "the teacher's distribution takes the place of smoothed labels",
 }
-
-
-def read(path: str, overrides: Sequence[str] = ()) -> tuple[Distill, Recipe]:
-    """A distill.yaml and its LLaMA-Factory recipe, with all overrides; UserError where one of them can't be read."""
-    settings, theirs = load_distill(path, overrides)
-    return settings, read_recipe(settings.train, theirs)
 
 
 def loss_of(settings: Distill, asked: float = 1.0) -> Loss:
@@ -99,7 +92,8 @@ def head_size(recipe: Recipe) -> int:
 def keep_settings(settings: Distill, recipe: Recipe, pack: Pack) -> None:
     """Leave what the loss hangs on beside the checkpoints; UserError where those that are there had something else."""
     folder = Path(str(recipe.values.get("output_dir") or "saves"))
-    path, now = folder / "distill.json", settings.of_training() | {"rows": len(pack)}
+    path = folder / "distill.json"
+    now = settings.of_training() | {"rows": len(pack), "teacher": f"{pack.meta.teacher} {pack.meta.revision[:12]}"}
     goes_on = any(folder.glob("checkpoint-*")) and not recipe.values.get("overwrite_output_dir")
     if goes_on and path.is_file():
         before = json.loads(read_text(path))
@@ -113,8 +107,11 @@ def keep_settings(settings: Distill, recipe: Recipe, pack: Pack) -> None:
             file.write(json.dumps(now, indent=1) + "\n")
 
 
-def train(settings: Distill, recipe: Recipe) -> None:
-    """LLaMA-Factory's own run, with this loss in its trainer."""
+def train(settings: Distill) -> None:
+    """LLaMA-Factory's own run, with this loss in its trainer; on several GPUs, in a process for each."""
+    recipe = read_train(settings.train, settings.overrides)
+    if (count := processes()) > 1:
+        _spread(count)
     pack = open_pack(settings, recipe)
     keep_settings(settings, recipe, pack)
     from llamafactory.train.sft import workflow
@@ -137,26 +134,13 @@ def processes() -> int:
     return int(os.environ.get("NPROC_PER_NODE", count)) if count > 1 or is_env_enabled("FORCE_TORCHRUN") else 1
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("recipe", help="a distill.yaml")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="its keys, or the LLaMA-Factory recipe's")
-    arguments = parser.parse_args()
-    with one_line_errors():
-        settings, recipe = read(arguments.recipe, arguments.overrides)
-        if (count := processes()) == 1:
-            train(settings, recipe)
-            return
-        named = {
-            "nnodes": "NNODES",
-            "node_rank": "NODE_RANK",
-            "master_addr": "MASTER_ADDR",
-            "master_port": "MASTER_PORT",
-        }
-        given = [f"--{key}={os.environ[name]}" for key, name in named.items() if name in os.environ]
-        command = ["torch.distributed.run", f"--nproc_per_node={count}", *(given or ["--standalone"])]
-        os.execv(sys.executable, [sys.executable, "-m", *command, "-m", "distill.train", *sys.argv[1:]])
+def _spread(count: int) -> NoReturn:
+    """Go on as torchrun, with the same command line in each process."""
+    named = {"nnodes": "NNODES", "node_rank": "NODE_RANK", "master_addr": "MASTER_ADDR", "master_port": "MASTER_PORT"}
+    given = [f"--{key}={os.environ[name]}" for key, name in named.items() if name in os.environ]
+    command = ["torch.distributed.run", f"--nproc_per_node={count}", *(given or ["--standalone"])]
+    os.execv(sys.executable, [sys.executable, "-m", *command, "-m", "distill.train", *sys.argv[1:]])
 
 
 if __name__ == "__main__":
-    main()
+    main(Distill, train, __doc__, load_distill)

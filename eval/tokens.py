@@ -114,21 +114,28 @@ def read_arguments(train: str, dataset: str = "", model: str = "") -> Arguments:
     return arguments
 
 
-def load_rows(arguments: Arguments, limit: int = 0, sample: int = 0) -> tuple[list[Row], PreTrainedTokenizerBase]:
-    """Tokenise the data set through LLaMA-Factory: all of it, the first `limit` rows, or `sample` rows.
-
-    A sample are the rows whose ids have the smallest SHA-256: the same ones each time. UserError names a row that
-    can't be scored; none is left out.
-    """
-    from llamafactory.data import get_dataset, get_template_and_fix_tokenizer
+def load_template(arguments: Arguments) -> tuple[dict[str, Any], Any]:
+    """LLaMA-Factory's tokenizer (and processor), by name, and its template with that tokenizer's end tokens."""
+    from llamafactory.data import get_template_and_fix_tokenizer
     from llamafactory.model import load_tokenizer
 
     try:
         module = load_tokenizer(arguments.model)
     except OSError:
         raise UserError(f"{arguments.model.model_name_or_path}: no tokenizer that can be loaded in it") from None
+    return module, get_template_and_fix_tokenizer(module["tokenizer"], arguments.data)
+
+
+def load_rows(arguments: Arguments, limit: int = 0, sample: int = 0) -> tuple[list[Row], PreTrainedTokenizerBase]:
+    """Tokenise the data set through LLaMA-Factory: all of it, the first `limit` rows, or `sample` rows.
+
+    A sample are the rows whose ids have the smallest SHA-256: the same ones each time. UserError names a row that
+    can't be scored; none is left out.
+    """
+    from llamafactory.data import get_dataset
+
+    module, template = load_template(arguments)
     tokenizer = module["tokenizer"]
-    template = get_template_and_fix_tokenizer(tokenizer, arguments.data)
     named = ", ".join(arguments.data.dataset)
     with tempfile.TemporaryDirectory() as folder:
         model, data = copy.copy(arguments.model), copy.copy(arguments.data)

@@ -111,8 +111,8 @@ def _output_of_distill(words: list[str], folder: Path) -> Path | None:
     """The same of `python -m distill.train`, whose recipe names another one."""
     from distill.settings import load_distill
 
-    settings, overrides = load_distill(str(folder / words[0]), words[1:])
-    return _output_of(["llamafactory-cli", "train", settings.train, *reversed(overrides)], folder)
+    settings = load_distill(str(folder / words[0]), words[1:])
+    return _output_of(["llamafactory-cli", "train", settings.train, *reversed(settings.overrides)], folder)
 
 
 def set_partial_aside(output_dir: Path) -> list[Path]:

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from preflight import REFUSED, WARNED, Finding, Recipe, read_recipe
 from recipe import UserError, read_yaml
+
+if TYPE_CHECKING:
+    from distill.score import Row
+    from distill.settings import Distill
+
+SAMPLE = 64  # rows that are held against the pack; the training itself counts all
 
 
 def read(path: str, overrides: list[str]) -> Recipe:
     """A recipe with its overrides; of a distill.yaml the one it names, `distill` holding the rest."""
     if not {"train", "pack"} <= read_yaml(path)[0].keys():
         return read_recipe(path, overrides)
-    from distill.train import read as read_distill
+    from distill.settings import load_distill, read_train
 
-    settings, recipe = read_distill(path, overrides)
+    settings = load_distill(path, overrides)
+    recipe = read_train(settings.train, settings.overrides)
     recipe.distill = settings
     return recipe
 
@@ -27,14 +35,32 @@ def check_distill(recipe: Recipe) -> Iterator[Finding]:
 
     settings = recipe.distill
     try:
-        asked = open_pack(settings, recipe).meta.temperature
+        pack = open_pack(settings, recipe)
     except UserError as error:
         what, _, remedy = str(error).rpartition("; ")
         yield Finding(REFUSED, "distill.yaml", what or remedy, remedy if what else "write another value")
         return
-    if settings.temperature > asked and settings.tail != "renormalise":
+    if (asked := pack.meta.temperature) < settings.temperature and settings.tail != "renormalise":
         what = (
             f"temperature {settings.temperature:g} with tail: {settings.tail}: of the tokens outside the {settings.k} "
         )
         what += "only the sum is stored, and spread evenly they outweigh the others"
         yield Finding(WARNED, "distill.yaml", what, f"write tail: renormalise, or temperature: {asked:g}")
+    if rows := _first_rows(settings, recipe):
+        if not (found := sum(row.key in pack for row in rows)):
+            what = f"{settings.pack}: its {len(pack):,} rows have none of the first {len(rows)} to train on"
+            yield Finding(WARNED, "distill.yaml", what, "has the data changed since `make teach`? run it again")
+        elif found < len(rows):
+            what = f"{settings.pack}: a teacher for {found} of the first {len(rows)} rows, labels alone for the others"
+            yield Finding(WARNED, "distill.yaml", what, "`make teach` goes on where it stopped")
+
+
+def _first_rows(settings: Distill, recipe: Recipe) -> list[Row]:
+    """A sample of what LLaMA-Factory would train on; none where other checks say why it can't be read."""
+    from distill.score import load_rows, read_recipe
+
+    few = min(SAMPLE, recipe.max_samples or SAMPLE)
+    try:
+        return load_rows(read_recipe(settings.train, [*settings.overrides, f"max_samples={few}"]))[0]
+    except UserError:
+        return []

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,10 +15,13 @@ import torch
 
 from distill.loss import Loss
 from distill.pack import IGNORED, Pack, row_key
-from distill.settings import Distill
-from distill.train import keep_settings, open_pack, read
+from distill.settings import Distill, load_distill, read_train
+from distill.train import keep_settings, open_pack
 from distill.trainer import Collator, Meter, check_head, covered, distil
 from distill.weights import Weights, json_values, token_weights
+from preflight import WARNED, Recipe
+from preflight.distill import check_distill
+from preflight.distill import read as read_to_check
 from recipe import UserError
 
 K = 5
@@ -36,6 +40,11 @@ def taught(tiny: SimpleNamespace, tmp_path_factory: pytest.TempPathFactory) -> S
     (root / "distill.yaml").write_text(yaml.safe_dump(keys), encoding="utf-8")
     rows = [{"input_ids": list(row.ids), "labels": list(row.labels)} for row in load_rows(read_recipe(tiny.recipe))[0]]
     return SimpleNamespace(root=root, yaml=f"{root}/distill.yaml", rows=rows, pack=Pack.open(f"{root}/pack"))
+
+
+def read(path: str, overrides: Sequence[str]) -> tuple[Distill, Recipe]:
+    settings = load_distill(path, overrides)
+    return settings, read_train(settings.train, settings.overrides)
 
 
 def padded(features: list[dict[str, Any]]) -> dict[str, Any]:
@@ -329,6 +338,32 @@ def test_another_tokenizer_is_refused(tiny: SimpleNamespace, taught: SimpleNames
 
 def test_overrides_go_where_they_belong(taught: SimpleNamespace) -> None:
     settings, recipe = read(taught.yaml, ["alpha=0.1", "learning_rate=1e-5", "overrides=[use_unsloth=false]"])
-    assert settings.alpha == 0.1 and settings.overrides == ["use_unsloth=false"]
+    assert settings.alpha == 0.1 and settings.overrides == ["use_unsloth=false", "learning_rate=1e-5"]
     assert recipe.values["learning_rate"] == 1e-5 and recipe.values["use_unsloth"] is False
     assert open_pack(settings, recipe).meta.k == K
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("alhpa=0.7", "override 'alhpa=0.7': no key of distill.yaml, nor of LLaMA-Factory; did you mean alpha?"),
+        ("learning_rat=1", "override 'learning_rat=1': no key .*; did you mean learning_rate?"),
+        ("overrides=[qqqqqq=1]", "override 'qqqqqq=1': .*; distill.train --help and .* list them"),
+    ],
+)
+def test_a_key_of_neither_file(taught: SimpleNamespace, override: str, message: str) -> None:
+    for reader in (read, read_to_check):
+        with pytest.raises(UserError, match=message):
+            reader(taught.yaml, [override])
+
+
+def test_the_check_holds_the_first_rows_against_the_pack(taught: SimpleNamespace, tmp_path: Path) -> None:
+    (part,) = check_distill(read_to_check(taught.yaml, ["tail=renormalise"]))
+    assert part.grade == WARNED and re.search(r"a teacher for 30 of the first \d\d rows", part.what)
+    whole = ["tail=renormalise", "max_samples=20"]
+    assert list(check_distill(read_to_check(taught.yaml, whole))) == []
+    rows = [{"instruction": "膝盖疼", "input": "", "output": "休息。"}]
+    (tmp_path / "other.json").write_text(json.dumps(rows), encoding="utf-8")
+    (tmp_path / "dataset_info.json").write_text(json.dumps({"tiny_train": {"file_name": "other.json"}}))
+    (part,) = check_distill(read_to_check(taught.yaml, ["tail=renormalise", f"dataset_dir={tmp_path}"]))
+    assert part.grade == WARNED and "its 30 rows have none of the first 1 to train on" in part.what
