@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from distill.settings import Distill
 
 REFUSED, WARNED, UNCHECKED = "refused", "warned", "not checked"
+# Names with commas between them, which LLaMA-Factory takes as a YAML list, too.
+LISTS = {"dataset", "eval_dataset", "freeze_trainable_modules", "freeze_extra_modules", "additional_target"}
+LISTS |= {"lora_target", "oft_target", "galore_target", "apollo_target"}
 
 
 @dataclass(frozen=True)
@@ -72,4 +75,8 @@ def read_recipe(path: str, overrides: list[str]) -> Recipe:
         raise UserError(
             f"{path}, or one of {overrides}: not read by OmegaConf, as LLaMA-Factory does: {said}"
         ) from None
-    return Recipe(path, OmegaConf.to_container(merged), places)
+    values = OmegaConf.to_container(merged)
+    for key in LISTS & values.keys():
+        if isinstance(values[key], list) and all(isinstance(name, str) for name in values[key]):
+            values[key] = ",".join(values[key])
+    return Recipe(path, values, places)

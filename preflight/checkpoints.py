@@ -41,6 +41,8 @@ KEPT = (
     ),
     "distill",
 )
+# Keys that a resumed run takes from the checkpoint's optimizer.pt, whatever the recipe says.
+STORED = ("learning_rate", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon")
 
 
 def checkpoints(output_dir: Path) -> list[Path]:
@@ -155,6 +157,9 @@ def check_output(recipe: Recipe, data: dict[str, str], refused: bool) -> Iterato
             WARNED, "output_dir", what, "nothing: the run goes on from the last whole one; delete it when you like"
         )
     whole = checkpoints(output)
+    if recipe.overwrite_output_dir and whole:
+        what = f"{whole[-1]} and what else there is of an earlier run stays, and counts for save_total_limit"
+        yield recipe.find(WARNED, "overwrite_output_dir", what, f"delete them first: rm -r {output}/checkpoint-*")
     if recipe.overwrite_output_dir or recipe.resume_from_checkpoint:
         return
     if not whole:
@@ -169,12 +174,16 @@ def _check_record(recipe: Recipe, output: Path, last: Path, data: dict[str, str]
     """A checkpoint is gone on from only with the data and the settings that it was written with."""
     try:
         record = json.loads((output / RECORD).read_text(encoding="utf-8"))
-        before, keys = dict(record["data"]), dict(record["keys"])
+        before, keys, earlier = dict(record["data"]), dict(record["keys"]), dict(record.get("earlier", {}))
     except (OSError, ValueError, KeyError, TypeError):
         what = f"{last}: nothing is recorded about the data it was trained on"
         yield recipe.find(UNCHECKED, "output_dir", what, "make sure that data and settings are the same")
         return
-    start_over = "name another output_dir, or add overwrite_output_dir=true to start over"
+    start_over = f"name another output_dir, or delete {output} to start over"
+    if _written(last) == earlier.get(last.name, -1):
+        what = f"{last} is of the run before overwrite_output_dir started over: this one would go on from there"
+        yield recipe.find(REFUSED, "output_dir", what, f"delete it: rm -r {last}")
+        return
     for name in sorted(before.keys() | data.keys()):
         if name in before and name in data and before[name] != data[name]:
             what = f"{name} has changed since {last}: the run would skip rows it has never seen"
@@ -184,6 +193,28 @@ def _check_record(recipe: Recipe, output: Path, last: Path, data: dict[str, str]
         if key in keys and keys[key] != now:
             what = f"{key} was {keys.get(key)} when {last} was written, and is {now}"
             yield recipe.find(REFUSED, key, what, f"write it as it was; or {start_over}")
+    for key in STORED if (last / "optimizer.pt").exists() else ():
+        if key in keys and keys[key] != (now := _kept(recipe, key)):
+            what = f"{key}: {now} is not heeded: {last} goes on with its own, {keys[key]}"
+            yield recipe.find(WARNED, key, what, f"write it as it was; or {start_over}")
+    yield from _check_finished(recipe, last)
+
+
+def _check_finished(recipe: Recipe, last: Path) -> Iterator[Finding]:
+    """A run that has no step left ends at once, and LLaMA-Factory writes its results anew, of no steps."""
+    if checkpoint_fault(last):
+        return
+    state = json.loads((last / "trainer_state.json").read_text(encoding="utf-8"))
+    key = "max_steps" if (recipe.max_steps or 0) > 0 else "num_train_epochs"
+    if getattr(recipe, key) == state.get(key) and state["global_step"] >= state.get("max_steps", float("inf")):
+        what = f"{last} is the last of {state['max_steps']} steps: nothing is left to train"
+        yield recipe.find(WARNED, f"{key} output_dir", what, f"raise {key}; or nothing, the model is there")
+
+
+def _written(checkpoint: Path) -> int:
+    """When a checkpoint's last file was written, in nanoseconds."""
+    state = checkpoint / "trainer_state.json"
+    return state.stat().st_mtime_ns if state.exists() else 0
 
 
 def _kept(recipe: Recipe, key: str) -> Any:
@@ -206,6 +237,8 @@ def remember(recipe: Recipe, data: dict[str, str]) -> None:
     output = Path(os.path.expanduser(str(recipe.output_dir)))
     if checkpoints(output) and not recipe.overwrite_output_dir:
         return
+    earlier = {path.name: _written(path) for path in checkpoints(output) if not checkpoint_fault(path)}
     with atomic(output / RECORD) as file:
-        keys = {key: _kept(recipe, key) for key in KEPT}
-        json.dump({"data": data, "keys": keys}, file, ensure_ascii=False, indent=1, default=str)
+        keys = {key: _kept(recipe, key) for key in (*KEPT, *STORED)}
+        record = {"data": data, "keys": keys, "earlier": earlier}
+        json.dump(record, file, ensure_ascii=False, indent=1, default=str)

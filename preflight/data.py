@@ -62,6 +62,10 @@ def load(recipe: Recipe) -> tuple[list[Rows], list[Finding]]:
     if foreign(recipe):
         what = "the recipe's paths do not start from this folder: its data, model and other files"
         return [], [recipe.find(UNCHECKED, "dataset_dir", what, "run from the folder that they start from")]
+    tokens = os.path.expanduser(str(recipe.tokenized_path or ""))
+    if recipe.tokenized_path and os.path.isdir(tokens) and os.listdir(tokens):
+        what = f"tokenized_path: LLaMA-Factory trains on the token ids in {tokens}, whatever the data sets are now"
+        return [], [recipe.find(UNCHECKED, "tokenized_path", what, "delete the folder where the data has changed")]
     try:
         registry = _registry(folder)
     except UserError as error:
@@ -274,7 +278,7 @@ def check_spelling(recipe: Recipe, encoder: Encoder, part: Rows, turns: list[Tur
         what = f"{part.role}: {part.name}: the thought is not written <think>\\n…\\n</think>\\n\\n… in "
         what += _some(wrong, len(turns))
         remedy = "`make data` writes that spelling, which the templates recognise and the models were trained on"
-        yield recipe.find(REFUSED, part.role, what, remedy)
+        yield recipe.find(REFUSED if reasoning else WARNED, part.role, what, remedy)
     if empty := [id_ for id_, answer in answers if not split(answer).answer.strip()]:
         what = f"{part.role}: {part.name}: no answer in {_some(empty, len(turns))}"
         yield recipe.find(REFUSED, part.role, what, "take these rows out")

@@ -13,7 +13,7 @@ import yaml
 
 from chat.server import beside
 from tests.conftest import ROOT
-from tests.test_training import assert_ends_like, checkpoints, history, kill_when, logged, run
+from tests.test_training import assert_ends_like, assert_wandb_has, checkpoints, history, kill_when, logged, run
 
 pytestmark = pytest.mark.slow
 
@@ -84,9 +84,13 @@ def test_each_setting_changes_the_trained_student(pack: Path, first: Path, tmp_p
     assert apart(first, tmp_path / "saves") > 1e-4
 
 
-def test_the_same_settings_train_the_same_student(pack: Path, first: Path, tmp_path: Path) -> None:
-    run(distilled(pack, tmp_path / "saves", "do_eval=false"))
+def test_the_same_settings_train_the_same_student_and_wandb_has_its_figures_apart(
+    pack: Path, first: Path, tmp_path: Path
+) -> None:
+    command = distilled(pack, tmp_path / "saves", "do_eval=false", "report_to=wandb")
+    run(command, WANDB_MODE="offline", WANDB_DIR=str(tmp_path))
     assert apart(first, tmp_path / "saves") == 0
+    assert_wandb_has(tmp_path, FIGURES)
 
 
 def test_two_processes_train_in_full_like_one(pack: Path, tmp_path: Path) -> None:

@@ -417,10 +417,58 @@ def test_a_run_goes_on_only_with_the_data_and_settings_it_began_with(with_rows: 
     checkpoint(tmp_path / "saves", 1)
     assert refused(with_rows(rows)) == []
     (said,) = refused(with_rows([*rows, GOOD | {"id": "c", "instruction": "气短？"}]))
-    assert "mine has changed since" in said and "overwrite_output_dir=true" in said
+    assert "mine has changed since" in said
     (said,) = refused(with_rows(rows, per_device_train_batch_size=1))
     assert said.startswith("per_device_train_batch_size was 2 when")
     assert refused(with_rows(rows, logging_steps=1)) == []
+
+
+def test_what_a_resumed_run_takes_from_the_checkpoint(with_rows: Callable, tmp_path: Path) -> None:
+    rows = [GOOD, GOOD | {"id": "b", "instruction": "胸痛？"}]
+    with_rows(rows)
+    last = checkpoint(tmp_path / "saves", 1)
+    found = [f for f in with_rows(rows, learning_rate=3e-5) if "is not heeded" in f.what]
+    assert [f.grade for f in found] == [WARNED] and f"{last} goes on with its own, 0.0015" in found[0].what
+    (last / "optimizer.pt").unlink()
+    assert not any("is not heeded" in f.what for f in with_rows(rows, learning_rate=3e-5))
+
+
+def test_a_run_that_has_no_step_left(with_rows: Callable, tmp_path: Path) -> None:
+    rows = [GOOD, GOOD | {"id": "b", "instruction": "胸痛？"}]
+    with_rows(rows)
+    state = {"global_step": 2, "max_steps": 2, "num_train_epochs": 2}
+    (checkpoint(tmp_path / "saves", 2) / "trainer_state.json").write_text(json.dumps(state))
+    finished = "checkpoint-2 is the last of 2 steps"
+    assert any(f.grade == WARNED and finished in f.what for f in with_rows(rows, num_train_epochs=2))
+    assert any(f.grade == WARNED and finished in f.what for f in with_rows(rows, max_steps=2))
+    for longer in ({"num_train_epochs": 3}, {"num_train_epochs": 2.5}, {"max_steps": 3}):
+        assert not any(finished in f.what for f in with_rows(rows, **longer))
+
+
+def test_a_checkpoint_from_before_starting_over_is_not_gone_on_from(with_rows: Callable, tmp_path: Path) -> None:
+    rows = [GOOD, GOOD | {"id": "b", "instruction": "胸痛？"}]
+    with_rows(rows)
+    checkpoint(tmp_path / "saves", 60)
+    told = [f.what for f in with_rows(rows, overwrite_output_dir=True) if f.grade == WARNED]
+    assert any("checkpoint-60 and what else there is of an earlier run stays" in what for what in told)
+    checkpoint(tmp_path / "saves", 20)
+    assert any("checkpoint-60 is of the run before overwrite_output_dir" in what for what in refused(with_rows(rows)))
+    shutil.rmtree(tmp_path / "saves/checkpoint-60")
+    assert refused(with_rows(rows)) == []
+
+
+def test_names_may_be_a_list(run: Callable) -> None:
+    assert refused(run({"dataset": ["tiny_train"], "lora_target": ["q_proj", "v_proj"]})) == []
+    assert any("did you mean tiny_train?" in said for said in refused(run({"dataset": ["tiny_train", "tiny_trian"]})))
+
+
+def test_token_ids_that_are_kept_are_not_checked(run: Callable, tmp_path: Path) -> None:
+    (tmp_path / "tokens").mkdir()
+    keys = {"tokenized_path": str(tmp_path / "tokens"), "dataset": "gone"}
+    assert any("gone is not registered" in said for said in refused(run(keys)))
+    (tmp_path / "tokens/dataset_dict.json").write_text("{}")
+    assert any(f.grade == UNCHECKED and "trains on the token ids in" in f.what for f in run(keys))
+    assert refused(run(keys)) == []
 
 
 def test_a_finished_folder_without_checkpoints(run: Callable, tiny: SimpleNamespace, tmp_path: Path) -> None:

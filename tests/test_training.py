@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
@@ -172,17 +172,23 @@ def test_two_processes_train_like_one(tiny: SimpleNamespace, tmp_path: Path) -> 
     assert not PeftModel.from_pretrained(base, two)(tokens).logits.allclose(before)
 
 
-def test_wandb_keeps_an_offline_run_with_the_curves(tiny: SimpleNamespace, tmp_path: Path) -> None:
-    command = train(tiny, tmp_path / "saves", "report_to=wandb", TOKENS)
-    run(command, WANDB_MODE="offline", WANDB_DIR=str(tmp_path))
-    (file,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
+def assert_wandb_has(folder: Path, keys: Sequence[str]) -> Path:
+    """The one offline run in a folder, which has these curves and the machine's own."""
+    (file,) = folder.glob("wandb/offline-run-*/*.wandb")
     kept, deadline = b"", time.monotonic() + 60
     while b"proc.memory.rssMB" not in kept and time.monotonic() < deadline:  # wandb's own process writes the last of it
         time.sleep(0.2)
         kept = file.read_bytes()
-    for key in KEYS:
-        assert f"train/{key}".encode() in kept
+    for key in keys:
+        assert f"train/{key}".encode() in kept, key
     assert b"proc.memory.rssMB" in kept
+    return file
+
+
+def test_wandb_keeps_an_offline_run_with_the_curves(tiny: SimpleNamespace, tmp_path: Path) -> None:
+    command = train(tiny, tmp_path / "saves", "report_to=wandb", TOKENS)
+    run(command, WANDB_MODE="offline", WANDB_DIR=str(tmp_path))
+    file = assert_wandb_has(tmp_path, KEYS)
     accepted = run([str(Path(sys.executable).with_name("wandb")), "sync", "--dry-run", str(file.parent)])
     assert "Would sync 1 run" in accepted
 
