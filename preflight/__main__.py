@@ -90,6 +90,9 @@ def check_data(recipe: Recipe, sets: list[Rows], counts: dict[str, int]) -> tupl
             found, more = check_rows(recipe, encoder, part, counts)
             lengths.setdefault(part.role, []).extend(found)
             findings += more
+        if (recipe.val_size or 0) >= (rows := len(lengths.get("dataset", []))) > 0:
+            what = f"val_size: {recipe.val_size:g} of {rows} rows are held out, and none is left to train on"
+            findings.append(recipe.find(REFUSED, "val_size", what, "write a share, e.g. 0.05"))
     except UserError as error:
         findings.append(recipe.find(REFUSED, "template", str(error), "name the model's own template, e.g. qwen3"))
     except (OSError, ValueError, TypeError, ImportError) as error:

@@ -41,6 +41,10 @@ def hub(model: object) -> bool:
     return text.count("/") == 1 and not ours and not os.path.isdir(text)
 
 
+def trackers(r: Recipe) -> set[str]:
+    return set(r.report_to) if isinstance(r.report_to, list) else {str(r.report_to)}
+
+
 def evaluates(r: Recipe) -> bool:
     return str(r.eval_strategy or "no") not in ("no", "False")
 
@@ -472,6 +476,12 @@ RULES = [
     ),
     Rule(
         "val_size",
+        lambda r, m: r.val_size == 1,
+        "val_size: 1 is taken as all of the rows, not as one",
+        "write a share below 1, or 2 rows and more",
+    ),
+    Rule(
+        "val_size",
         lambda r, m: r.eval_dataset and (r.val_size or 0) > 0,
         "val_size and eval_dataset exclude each other",
         "keep eval_dataset, and delete val_size",
@@ -613,7 +623,7 @@ RULES = [
     ),
     Rule(
         "report_to",
-        lambda r, m: r.report_to in ("wandb", "all", ["wandb"]) and not wandb_ready(),
+        lambda r, m: {"wandb", "all"} & trackers(r) and not wandb_ready(),
         "report_to: wandb without a key and without a terminal aborts the run",
         "WANDB_MODE=offline (make sets it), or wandb login, or report_to=none",
         WARNED,
@@ -676,7 +686,7 @@ RULES = [
     ),
     Rule(
         "use_swanlab report_to",
-        lambda r, m: r.use_swanlab and r.report_to in ("swanlab", ["swanlab"]),
+        lambda r, m: r.use_swanlab and "swanlab" in trackers(r),
         "use_swanlab and report_to: swanlab would log twice",
         "write report_to: none",
         WARNED,

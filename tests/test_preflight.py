@@ -103,6 +103,8 @@ PLANTED: list[tuple[dict[str, Any], str, str]] = [
     ({"dataset_dir": "nowhere"}, REFUSED, "nowhere/dataset_info.json"),
     ({"streaming": True}, REFUSED, "max_steps"),
     ({"val_size": 0.1}, REFUSED, "exclude each other"),
+    ({"val_size": 1, "eval_dataset": None}, REFUSED, "all of the rows, not as one"),
+    ({"val_size": 5000, "eval_dataset": None}, REFUSED, "none is left to train on"),
     ({"eval_dataset": None, "do_eval": True}, REFUSED, "nothing to evaluate on"),
     ({"eval_dataset": "tiny_train"}, WARNED, "trained and evaluated on"),
     ({"interleave_probs": "0.5,0.5"}, REFUSED, "mix_strategy"),
@@ -455,6 +457,12 @@ def test_a_checkpoint_from_before_starting_over_is_not_gone_on_from(with_rows: C
     assert any("checkpoint-60 is of the run before overwrite_output_dir" in what for what in refused(with_rows(rows)))
     shutil.rmtree(tmp_path / "saves/checkpoint-60")
     assert refused(with_rows(rows)) == []
+
+
+def test_wandb_in_a_list_of_trackers(run: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("preflight.rules.wandb_ready", lambda: False)
+    for trackers in ("wandb", ["tensorboard", "wandb"]):
+        assert any("wandb without a key" in f.what for f in run({"report_to": trackers}))
 
 
 def test_names_may_be_a_list(run: Callable) -> None:
