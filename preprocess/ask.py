@@ -15,7 +15,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from chat.client import Question, Settings
 from chat.reading import Reading, read_object
-from preprocess.data import files_in
+from preprocess.data import files_of
 from preprocess.gates import GATES, Gates
 from preprocess.records import Record
 from preprocess.sources import READERS
@@ -118,9 +118,8 @@ class Label:
 
     @property
     def inputs(self) -> list[str]:
-        """The files to read; a folder stands for those in it."""
-        named = [self.input] if isinstance(self.input, str) else self.input
-        return [file for path in named for file in (files_in(path) if Path(path).is_dir() else [path])]
+        """The files to read (`preprocess.data.files_of`)."""
+        return files_of([self.input] if isinstance(self.input, str) else self.input)
 
     @property
     def urls(self) -> list[str]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -25,9 +27,9 @@ FILES = (
 class Data:
     """What `python -m preprocess.build` is asked for.
 
-    `input` is a file or a folder of them, or a list; `shares` are then the files' shares of the training rows.
-    `source: auto` tells the kind of each by its keys. `think_from: reason` takes a teacher's reason where there is no
-    thought, `none` writes answers alone. `system` is every row's system prompt; `scenarios`, a file of them
+    `input` is a file, a folder, a pattern (raw/*.jsonl) or a list; `shares` are then the files' shares of the training
+    rows. `source: auto` tells the kind of each by its keys. `think_from: reason` takes a teacher's reason where there
+    is no thought, `none` writes answers alone. `system` is every row's system prompt; `scenarios`, a file of them
     (`chat.scenarios`), gives a row that has none the prompt of the scenario that it names, or its question's words do.
     `drop` names what drops a record, of what `preprocess.clean` knows; the rest is counted, and the record stays.
     `near_duplicates` is a Jaccard similarity, 0 is off. `decontaminate` names evaluation files. `eval_share` is the
@@ -72,8 +74,22 @@ def resolved(data: Data) -> Data:
     """The same with the files of each folder in its place, as they are now."""
     if os.path.realpath(data.output) in {os.path.realpath(path) for path in data.inputs if Path(path).is_dir()}:
         raise UserError(f"output: {data.output} is a folder to read from; what this build writes, the next would read")
-    named = [file for path in data.inputs for file in (files_in(path) if Path(path).is_dir() else [path])]
-    return replace(data, input=named)
+    return replace(data, input=files_of(data.inputs))
+
+
+def files_of(paths: Sequence[str]) -> list[str]:
+    """The files that are named: a folder stands for those in it, a pattern (`raw/*step_1*.jsonl`) for those it fits."""
+    return [file for path in paths for file in _files(path)]
+
+
+def _files(path: str) -> list[str]:
+    if Path(path).is_dir():
+        return files_in(path)
+    if Path(path).exists() or not glob.has_magic(path):
+        return [path]
+    if found := sorted(file for file in glob.glob(path) if Path(file).is_file()):
+        return found
+    raise UserError(f"input: no file fits {path}; put one there, or name it: input=…")
 
 
 def files_in(folder: str) -> list[str]:

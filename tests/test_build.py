@@ -15,6 +15,7 @@ import pytest
 
 from chat.scenarios import read_scenarios
 from preprocess.build import Data, build, is_eval, to_row
+from preprocess.data import files_of
 from preprocess.records import Record, content_id, read_rows
 from preprocess.register import registry_text
 from preprocess.steps import Item, Spool, first_pass
@@ -624,6 +625,15 @@ def test_upsampled_rows_count_towards_the_shares(tmp_path: Path, write: Callable
     counts_of(data(tmp_path, good, input=[good, poor], shares=[0.5, 0.5], upsample=4, **off))
     train = read(tmp_path / "out/train.json")
     assert abs(sum(row["instruction"].startswith("题") for row in train) - len(train) / 2) <= 4
+
+
+def test_a_pattern_names_the_files_that_it_fits(tmp_path: Path, write: Callable) -> None:
+    for name in ("1_step_1.jsonl", "2_step_1.jsonl", "3_step_2.jsonl", "odd[1].json"):
+        write(name, "[]")
+    told = files_of([f"{tmp_path}/*step_1*.jsonl", f"{tmp_path}/odd[1].json", "none.json"])
+    assert [Path(path).name for path in told] == ["1_step_1.jsonl", "2_step_1.jsonl", "odd[1].json", "none.json"]
+    with pytest.raises(UserError, match=r"input: no file fits .*step_3\*; put one there, or name it"):
+        files_of([f"{tmp_path}/*step_3*"])
 
 
 def test_the_inputs_of_a_folder_are_its_data_files_and_never_the_outputs(tmp_path: Path, write: Callable) -> None:

@@ -173,6 +173,8 @@ def test_the_competitions_two_stages(tmp_path: Path, tiny: SimpleNamespace, serv
         rows = rows_of(reports / "predict_output.jsonl")
         assert [list(row) for row in rows] == [["id", "reason", "diseases", "feature_content"]] * 3
         assert [row["id"] for row in rows] == [json.loads(line)["id"] for line in kept[-3:]]
+        labelled = {str(row["id"]) for row in rows_of(story.folder / "data" / recipe / "labelled.jsonl")}
+        assert labelled and not labelled & {str(row["id"]) for row in rows}  # step 2's records are not learnt from
     made = json.loads((story.folder / "data/healthai/train.json").read_text(encoding="utf-8"))
     assert all(json.loads(row["output"].rpartition("</think>")[2]).keys() == {"reason", "diseases"} for row in made)
 
