@@ -145,13 +145,13 @@ _CLAUSE = re.compile(
     r"|\s(?=(?:but|although|however|because|yet|and (?:i|my|he|she|now|then|his|her))\b)"
 )
 _ACUTE = (  # new or worse
-    r"现在|目前|眼下|正在|今[天早晚晨]|昨[天晚夜]|突[然发]|忽然|一下子|刚|这会儿|加重|越来越|半夜|分钟|小时"
+    r"现在|目前|眼下|正在|今[天早晚晨]|昨[天晚夜]|突[然发]|忽然|一下子|刚|这会儿|加重|越来越|半夜|分钟|小时(?!候)"
     r"|剧烈|受不了|\b(?:now|today|tonight|sudden\w*|just|worse\w*|this (?:morning|evening|afternoon)|minutes|hours?)\b"
 )
 _NOW = re.compile(
     rf"现在|目前|眼下|正在|今[天早晚晨]|昨[天晚夜]|刚|这会儿|加重|越来越|如今|前天|这两天|最近|复发|再次|又(?!不)"
     rf"|{_NUMBER}天"
-    r"|分钟|小时|开始|以来|一直|至今|\b(?:now|today|tonight|worse\w*|again|since|started|currently|yesterday"
+    r"|分钟|小时(?!候)|开始|以来|一直|至今|\b(?:now|today|tonight|worse\w*|again|since|started|currently|yesterday"
     r"|minutes|hours?)\b"
 )
 _SUDDEN = re.compile(r"突然|忽然|一下子|\bsudden")
@@ -185,7 +185,7 @@ _ASKED = re.compile(
     r"|区别|副作用|依赖|危害|机制|机理|原理|发病率|死亡率|诊断标准|指征|适应证|病因|定义|概念|科普|为什么会(?!这样)"
     r"|为何会"
     r"|(?:会|能)(?:不会|不能)?(?:引起|导致|造成|出现|发生|有|诱发).{0,14}[吗?？]|(?:属于|算)(?:不算)?.{0,8}[吗?？]"
-    r"|保存|存放|典型|常见|介绍|讲[讲解述]|解释|列[出举]|总结|翻译|论文|文章|写一?[篇份个]|课件|ppt|考试|复习|备考|培训|演练"
+    r"|保存|存放|典型|常见|介绍|讲[讲解述]|解释|列[出举]|总结|翻译|论文|文章|写一?[篇份个]|课件|ppt|考试|复习|备考|刷题|期末|护考|分几[级期型类]|培训|演练"
     r"|指南|教材|课本|的人[，。？]?|一般"
     r"|\b(?:store|storage|what (?:are|is|causes?|does|do)"
     r" (?!wrong|happening|going|i do|this)|how (?:do|to|can|does|should) (?:i "
@@ -195,7 +195,7 @@ _ASKED = re.compile(
     r"|tell me about|define|why do(?:es)?|which of|how common|how (?:is|are)|essay|first aid|can (?:a|an|stress"
     r"|anxiety)|does (?:a|an)|do (?:people|patients)"
     r"|signs of|symptoms of|risk factors?|prognosis|pathophysiology|mechanism|statistics|research|typical\w*"
-    r"|common(?:ly)?|presentation|explain|describe)\b"
+    r"|common(?:ly)?|presentation|explain|describe|shelf life|real thing|realistic)\b"
 )
 _PERSON = re.compile(
     r"(?<!自)我(?!们|国|该|应|能|是学|是医|在学|在写|在准|想[了知问学咨请]|听说|看到|读到|要[了写考准]|正在[学写准]"
@@ -209,13 +209,14 @@ _PERSON = re.compile(
 )
 _STORY = re.compile(
     r"(?:小说|电影|电视剧|剧|游戏|故事|漫画|动漫|书|歌|片子)[里中](?!院)|梦[见到里]|(?:刷到|看到|听说|看了"
-    r"|看过).{0,6}(?:新闻|视频|帖子?|热搜|报道)|新闻|写.{0,4}(?:小说|剧本|故事)|主角|角色|歌词|段子|剧情"
-    r"|\b(?:in (?:the|a|this|my) (?:movie|novel|film|show|story|game|book|dream)|(?:movie|novel|film|game"
+    r"|看过).{0,6}(?:新闻|视频|帖子?|热搜|报道)|新闻|写.{0,4}(?:小说|剧本|故事|网文|同人)|《[^》]{1,20}》|[男女][主二]|主角|角色|歌词|段子|剧情"
+    r"|\b(?:pulp fiction|breaking bad|grey's anatomy"
+    r"|in (?:the|a|this|my) (?:movie|novel|film|show|story|game|book|dream)|(?:movie|novel|film|game"
     r"|story) (?:where|about|i)|dream(?:t|ed)|character|protagonist|song|lyrics|the news)\b"
 )
 _ANIMAL = re.compile(
     r"(?:我家?的?|我们家的?|我养的?|家里?养?的?|邻居家?的?)[一两只条个]*(?:小|老|大)?(?:狗|猫|兔|仓鼠|鹦鹉|金毛"
-    r"|泰迪|柯基|宠物|布偶|乌龟)(?!.{0,3}[咬抓])"
+    r"|泰迪|柯基|宠物|布偶|乌龟)(?!.{0,3}[咬抓])|(?:狗子|狗狗|猫咪|毛孩子)(?!.{0,3}[咬抓])|兽医"
     r"|\b(?:my|our|the) (?:dog|cat|puppy|kitten|pet|rabbit|hamster|parrot)\b(?! bit| scratch| attack)"
 )
 _FIGURE = re.compile(
@@ -227,6 +228,7 @@ _FIGURE = re.compile(
     r"|(?:压力|工作|作业|房贷|生活|债|学习|业绩|考试|kpi|题|老板|消息|剧情|节奏|气氛).{0,10}(?:得|到|让|压"
     r"|逼).{0,6}(?:[喘透]不[过上]来?气|窒息|吐血|抽搐)"
     r"|[吓笑气帅美]得.{0,6}(?:心脏?|心跳|呼吸)都?(?:快|要)*(?:停|骤停|跳出来)了?"
+    r"|(?:亏|[百千万]块|打折|降价|股票|基金).{0,14}心[痛疼](?:到|得).{0,6}呼吸"
     r"|吐血(?:推荐|整理|价|甩卖|安利)|跳楼(?:价|机|大甩卖|甩卖)|窒息(?:的|感十足)?(?:操作|发言|美)|心脏骤停的"
     r"|(?:作业|代码|bug|论文|题).{0,8}(?:杀|弄死)"
     r"|(?:电脑|手机|电视|服务器|系统|网络|汽车|车子|程序|代码|机器|软件|空调).{0,10}(?:中毒|瘫痪|休克|昏迷|没反应"
@@ -246,7 +248,8 @@ _RESOLVED = re.compile(
     r"|healed)\b|recovered (?:well|fully|completely)"
 )
 _RECENT = re.compile(
-    r"刚|今[天早晚晨]|昨[天晚夜]|分钟|小时|半夜|\b(?:today|just|ago|this morning|yesterday|last night|minutes|hours?)\b"
+    r"刚|今[天早晚晨]|昨[天晚夜]|分钟|小时(?!候)|半夜"
+    r"|\b(?:today|just|ago|this morning|yesterday|last night|minutes|hours?)\b"
 )
 _STEADY = re.compile(
     rf"(?:{_NUMBER}个?(?:年|月|(?<!一)(?<!1)(?<!一个)(?<!1个)(?:周|星期|礼拜))(?!前|大|级|.{{0,2}}[孩宝娃婴胎])|多年|长期|老毛病|慢性|有时候?|偶尔"
