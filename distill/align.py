@@ -247,17 +247,22 @@ def common(text: bytes, said: bytes) -> Iterator[tuple[int, int, int]]:
     if (at := _once(text, said, 0)) >= 0:
         yield 0, len(text), at
         return
-    string, after = text.decode("utf-8", "surrogateescape"), 0
-    for span in spans(string):
-        begin, part = (len(one.encode("utf-8", "surrogateescape")) for one in (string[: span.start], string[span]))
-        end = begin + part
+    string = text.decode("utf-8", "surrogateescape")
+    (begin, end), answer = (
+        [len(string[:edge].encode("utf-8", "surrogateescape")) for edge in (span.start, span.stop)]
+        for span in spans(string)
+    )
+    literals = [literal.span() for literal in LITERAL.finditer(text, *answer)]
+    # A reason that was made the thought stands in the answer, and there the teacher said it.
+    own = [(at, at + to - start) for start, to in (answer, *literals) if (at := _once(text[start:to], said, 0)) >= 0]
+    after, at = 0, _once(text[begin:end], said, 0)
+    if at >= 0 and not any(start < at + end - begin and at < to for start, to in own):
+        yield begin, end, at - begin
+        after = at + end - begin
+    whole = _once(text[slice(*answer)], said, after) >= 0
+    for begin, end in [answer] if whole else literals:
         if (at := _once(text[begin:end], said, after)) >= 0:
             yield begin, end, at - begin
-            after = at + part
-    if at < 0:
-        for literal in LITERAL.finditer(text, begin, end):
-            if (at := _once(literal[0], said, after)) >= 0:
-                yield *literal.span(), at - literal.start()
 
 
 def _once(part: bytes, text: bytes, begin: int) -> int:

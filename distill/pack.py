@@ -173,7 +173,8 @@ class Pack:
             if read_meta(file) != self.meta:
                 raise UserError(f"{file.path}: was not made with the settings of {files[0].path}; keep one of them")
             if file.torn:
-                raise UserError(f"{file.path}: cut off, {file.torn} bytes at its end are no row; `make teach` goes on")
+                what = f"{file.path}: cut off, {file.torn} bytes at its end are no row"
+                raise UserError(f"{what}; `make teach` goes on, with as many processes as before")
 
     @classmethod
     def open(cls, folder: str | Path) -> Pack:

@@ -141,7 +141,7 @@ def read_recipe(train: str, overrides: Sequence[str] = ()) -> Arguments:
         raise UserError(f"{recipe.place(other)}: {other}: `make distill` would refuse it; set it to false first")
     try:
         return Arguments(*get_train_args(recipe.values | NOT_DATA | {"output_dir": tempfile.gettempdir()})[:4])
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, AssertionError) as error:
         raise UserError(f"{train}: LLaMA-Factory refuses it: {str(error).splitlines()[0]}") from None
 
 
@@ -149,10 +149,10 @@ def load_rows(arguments: Arguments, limit: int = 0) -> tuple[list[Row], PreTrain
     """LLaMA-Factory's training set of a recipe, equal rows once, and the tokenizer; the first `limit` rows (0: all)."""
     from llamafactory.data import get_dataset
 
-    module, template = load_template(arguments)
     named = ", ".join(arguments.data.dataset)
     rows: dict[str, Row] = {}
     try:
+        module, template = load_template(arguments)
         with contextlib.redirect_stdout(io.StringIO()):
             found = get_dataset(template, arguments.model, arguments.data, arguments.training, "sft", **module)
         for row in islice(found["train_dataset"], limit or None):

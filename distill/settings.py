@@ -71,12 +71,16 @@ def load_distill(path: str, overrides: Sequence[str] = ()) -> Distill:
     """
     mine = [item for item in overrides if item.partition("=")[0] in KEYS]
     settings = load(Distill, path, mine)
+    if not settings.pack:
+        raise UserError(f"{path}: pack: name the folder of the teacher's distributions")
     return replace(settings, overrides=[*settings.overrides, *(item for item in overrides if item not in mine)])
 
 
 def read_train(train: str, overrides: Sequence[str] = ()) -> Recipe:
     """A LLaMA-Factory recipe with its overrides; UserError for one of a key that neither of the two files has."""
     recipe, known = read_recipe(train, list(overrides)), schema(training=True)
+    if {"train", "pack"} <= recipe.values.keys():
+        raise UserError(f"train: {train} is a distill.yaml itself; name the LLaMA-Factory recipe, e.g. a train.yaml")
     if strange := next((key for key, *_ in (item.partition("=") for item in overrides) if key not in known), ""):
         close = difflib.get_close_matches(strange, [*KEYS, *known], n=1)
         what = f"did you mean {close[0]}?" if close else "distill.train --help and llamafactory-cli train -h list them"

@@ -24,7 +24,7 @@ from distill.pack import Pack, check, read_vocabulary
 from distill.settings import Distill, load_distill, read_train
 from distill.weights import Weights
 from preflight import Recipe
-from recipe import UserError, atomic, main, read_text
+from recipe import UserError, atomic, check_model, main, read_text
 
 # Keys that LLaMA-Factory would take, and why the loss can't be had with them.
 REFUSED = {
@@ -72,8 +72,12 @@ def open_pack(settings: Distill, recipe: Recipe) -> Pack:
     for key, why in REFUSED.items():
         if recipe.values.get(key) not in (None, False, "", 0):
             raise UserError(f"{recipe.place(key)}: {key}: {why}; add {key}=null to distill.yaml's overrides")
-    pack = Pack.open(settings.pack)
-    encoder = Encoder(recipe)
+    pack, model = Pack.open(settings.pack), str(recipe.model_name_or_path or "")
+    check_model(recipe.place("model_name_or_path"), model)
+    try:
+        encoder = Encoder(recipe)
+    except OSError:
+        raise UserError(f"{model}: no tokenizer that can be loaded in it; put the model's folder there") from None
     expected = meta_of(encoder.data, read_vocabulary(encoder.tokenizer), k=settings.k, size=head_size(recipe))
     check(pack.meta, replace(expected, temperature=pack.meta.temperature), settings.pack)
     return pack
@@ -94,8 +98,13 @@ def keep_settings(settings: Distill, recipe: Recipe, pack: Pack) -> None:
     folder = Path(str(recipe.values.get("output_dir") or "saves"))
     path = folder / "distill.json"
     now = settings.of_training() | {"rows": len(pack), "teacher": f"{pack.meta.teacher} {pack.meta.revision[:12]}"}
+    now |= {"asked": pack.meta.temperature}
     goes_on = any(folder.glob("checkpoint-*")) and not recipe.values.get("overwrite_output_dir")
-    if goes_on and path.is_file():
+    if goes_on and not path.is_file():
+        raise UserError(
+            f"{folder}: the checkpoints there were trained without a teacher; name another output_dir (and run_name)"
+        )
+    if goes_on:
         before = json.loads(read_text(path))
         if changed := next((key for key in now if before.get(key) != now[key]), ""):
             raise UserError(

@@ -181,6 +181,11 @@ def covered(pack: Pack, rows: Any) -> str:
             raise UserError(f"{pack.folder}: {len(found.known)} positions of a row that has {n}; score it again")
         positions += n
         taught_positions += 0 if found is None else int(found.known.sum())
+    if taught and not taught_positions:
+        raise UserError(
+            f"{pack.folder}: {taught:,} of the {count:,} rows are in it, and no position of them is known: their text "
+            "is not what the teacher wrote; build the data without changing it (normalise), then `make teach` anew"
+        )
     if not taught_positions:
         raise UserError(
             f"{pack.folder}: {len(pack):,} rows of {', '.join(pack.meta.dataset)}, none of them one of the {count:,} "

@@ -46,9 +46,15 @@ def check_distill(recipe: Recipe) -> Iterator[Finding]:
         )
         what += "only the sum is stored, and spread evenly they outweigh the others"
         yield Finding(WARNED, "distill.yaml", what, f"write tail: renormalise, or temperature: {asked:g}")
-    if rows := _first_rows(settings, recipe):
-        if not (found := sum(row.key in pack for row in rows)):
-            what = f"{settings.pack}: its {len(pack):,} rows have none of the first {len(rows)} to train on"
+    try:
+        rows = _first_rows(settings, recipe)
+        told = [pack.get(row.key) for row in rows]
+    except UserError as error:
+        yield Finding(REFUSED, "distill.yaml", str(error), "delete the file, and run `make teach` again")
+        return
+    if rows:
+        if not (found := sum(one is not None and bool(one.known.any()) for one in told)):
+            what = f"{settings.pack}: its {len(pack):,} rows know nothing of the first {len(rows)} to train on"
             yield Finding(WARNED, "distill.yaml", what, "has the data changed since `make teach`? run it again")
         elif found < len(rows):
             what = f"{settings.pack}: a teacher for {found} of the first {len(rows)} rows, labels alone for the others"

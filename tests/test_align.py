@@ -258,6 +258,13 @@ def test_a_json_answer_is_aligned_string_by_string() -> None:
     assert found == {one: one for one in ("平卧加重。", '"reason"', '"夜间咳嗽，平卧加重"', '"diseases"', '"哮喘"')}
 
 
+def test_a_reason_that_was_made_the_thought_is_the_answers() -> None:
+    answer = '{"reason": "胸痛两天", "diseases": "冠心病"}'
+    row = f"<think>\n胸痛两天\n</think>\n\n{answer}".encode()
+    ((begin, end, shift),) = common(row, answer.encode())
+    assert row[begin:end].decode() == answer and begin + shift == 0
+
+
 def test_what_stands_there_twice_is_not_aligned() -> None:
     assert list(common("咳嗽".encode(), "咳嗽，咳嗽".encode())) == []
     assert list(common("咳嗽".encode(), "咳嗽。".encode())) == [(0, 6, 0)]

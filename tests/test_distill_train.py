@@ -19,7 +19,7 @@ from distill.settings import Distill, load_distill, read_train
 from distill.train import keep_settings, open_pack
 from distill.trainer import Collator, Meter, check_head, covered, distil
 from distill.weights import Weights, json_values, token_weights
-from preflight import WARNED, Recipe
+from preflight import REFUSED, WARNED, Recipe
 from preflight.distill import check_distill
 from preflight.distill import read as read_to_check
 from recipe import UserError
@@ -309,6 +309,15 @@ def test_a_checkpoint_of_another_loss_is_not_gone_on_from(taught: SimpleNamespac
     keep("alpha=0.4")  # nothing was trained yet
     (tmp_path / "saves/checkpoint-3").mkdir()
     keep("alpha=0.4")
+    told = tmp_path / "saves/distill.json"
+    plain = told.read_text(encoding="utf-8")
+    told.unlink()
+    with pytest.raises(UserError, match=r"saves: the checkpoints there were trained without a teacher; name another"):
+        keep("alpha=0.4")
+    told.write_text(plain.replace('"asked": 1.0', '"asked": 3.0'), encoding="utf-8")
+    with pytest.raises(UserError, match=r"were trained with asked 3\.0, now it is 1\.0"):
+        keep("alpha=0.4")
+    told.write_text(plain, encoding="utf-8")
     with pytest.raises(UserError, match=r"distill.json: the checkpoints were trained with alpha 0.4, now it is 0.5; "):
         keep("alpha=0.5")
     keep("alpha=0.5", "overwrite_output_dir=true")
@@ -348,6 +357,7 @@ def test_overrides_go_where_they_belong(taught: SimpleNamespace) -> None:
     [
         ("alhpa=0.7", "override 'alhpa=0.7': no key of distill.yaml, nor of LLaMA-Factory; did you mean alpha?"),
         ("learning_rat=1", "override 'learning_rat=1': no key .*; did you mean learning_rate?"),
+        ("pack=", "distill.yaml: pack: name the folder"),
         ("overrides=[qqqqqq=1]", "override 'qqqqqq=1': .*; distill.train --help and .* list them"),
     ],
 )
@@ -366,4 +376,28 @@ def test_the_check_holds_the_first_rows_against_the_pack(taught: SimpleNamespace
     (tmp_path / "other.json").write_text(json.dumps(rows), encoding="utf-8")
     (tmp_path / "dataset_info.json").write_text(json.dumps({"tiny_train": {"file_name": "other.json"}}))
     (part,) = check_distill(read_to_check(taught.yaml, ["tail=renormalise", f"dataset_dir={tmp_path}"]))
-    assert part.grade == WARNED and "its 30 rows have none of the first 1 to train on" in part.what
+    assert part.grade == WARNED and "its 30 rows know nothing of the first 1 to train on" in part.what
+
+
+def test_a_model_that_is_not_there_and_a_damaged_row_are_findings(taught: SimpleNamespace, tmp_path: Path) -> None:
+    (part,) = check_distill(read_to_check(taught.yaml, ["tail=renormalise", "model_name_or_path=/nope"]))
+    assert part.grade == REFUSED and "no folder /nope" in part.what
+    (file,) = Path(taught.pack.folder).iterdir()
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    (tmp_path / file.name).write_bytes(data)
+    (part,) = check_distill(read_to_check(taught.yaml, ["tail=renormalise", f"pack={tmp_path}"]))
+    assert part.grade == REFUSED and "is damaged" in part.what
+
+
+def test_a_distill_yaml_is_no_recipe(taught: SimpleNamespace) -> None:
+    with pytest.raises(UserError, match=r"is a distill\.yaml itself"):
+        read(taught.yaml, [f"train={taught.yaml}"])
+
+
+def test_rows_of_which_no_position_is_known(taught: SimpleNamespace) -> None:
+    found = taught.pack.get(row_key(taught.rows[0]["input_ids"], taught.rows[0]["labels"]))
+    nothing = type(found)(found.ids, found.logprobs, found.tail, np.zeros_like(found.known))
+    pack = SimpleNamespace(folder="pack", get=lambda _: nothing)
+    with pytest.raises(UserError, match="1 of the 1 rows are in it, and no position of them is known"):
+        covered(pack, taught.rows[:1])
