@@ -183,7 +183,7 @@ _ASKED = re.compile(
     r"|(?:急救|抢救|处理|治疗|预防|应急|施救)(?:的)?(?:方法|措施|流程|步骤|原则|要点|知识|常识|指南|正确)"
     r"|正确(?:的)?(?:做法|处理|姿势|急救)"
     r"|区别|副作用|依赖|危害|机制|机理|原理|发病率|死亡率|诊断标准|指征|适应证|病因|定义|概念|科普|为什么会(?!这样)"
-    r"|为何会"
+    r"|为何会|为什么.{0,10}会让"
     r"|(?:会|能)(?:不会|不能)?(?:引起|导致|造成|出现|发生|有|诱发).{0,14}[吗?？]|(?:属于|算)(?:不算)?.{0,8}[吗?？]"
     r"|保存|存放|典型|常见|介绍|讲[讲解述]|解释|列[出举]|总结|翻译|论文|文章|写一?[篇份个]|课件|ppt|考试|复习|备考|刷题|期末|护考|分几[级期型类]|培训|演练"
     r"|指南|教材|课本|的人[，。？]?|一般"
@@ -195,7 +195,8 @@ _ASKED = re.compile(
     r"|tell me about|define|why do(?:es)?|which of|how common|how (?:is|are)|essay|first aid|can (?:a|an|stress"
     r"|anxiety)|does (?:a|an)|do (?:people|patients)"
     r"|signs of|symptoms of|risk factors?|prognosis|pathophysiology|mechanism|statistics|research|typical\w*"
-    r"|common(?:ly)?|presentation|explain|describe|shelf life|real thing|realistic)\b"
+    r"|common(?:ly)?|presentation|explain|describe|shelf life|real thing|realistic"
+    r"|(?:nursing|medical|board|my) exams?)\b"
 )
 _PERSON = re.compile(
     r"(?<!自)我(?!们|国|该|应|能|是学|是医|在学|在写|在准|想[了知问学咨请]|听说|看到|读到|要[了写考准]|正在[学写准]"
@@ -205,7 +206,8 @@ _PERSON = re.compile(
     r"|(?:孩子?|宝宝|娃|老人|病人|患者|有人|人|家人|家属).{0,14}了"
     r"|\b(?:i'm (?!writing|studying|preparing|curious|a (?:nurse|doctor|student|med))|i am (?!writing|studying"
     r"|a (?:nurse|doctor|student|med))|i've|i have (?!a question|an exam|to write|a test)|i feel|i took|i just"
-    r"|my (?!exam|essay|class|homework|paper|notes|book|textbook|professor|teacher)|he|he's|she|she's|right now|help)\b"
+    r"|my (?!(?:nursing |medical |board )?exam|essay|class|homework|paper|notes|book|textbook|professor|teacher)"
+    r"|he|he's|she|she's|right now|help)\b"
 )
 _STORY = re.compile(
     r"(?:小说|电影|电视剧|剧|游戏|故事|漫画|动漫|书|歌|片子)[里中](?!院)|梦[见到里]|(?:刷到|看到|听说|看了"
@@ -229,6 +231,7 @@ _FIGURE = re.compile(
     r"|逼).{0,6}(?:[喘透]不[过上]来?气|窒息|吐血|抽搐)"
     r"|[吓笑气帅美]得.{0,6}(?:心脏?|心跳|呼吸)都?(?:快|要)*(?:停|骤停|跳出来)了?"
     r"|(?:亏|[百千万]块|打折|降价|股票|基金).{0,14}心[痛疼](?:到|得).{0,6}呼吸"
+    r"|累(?:到|得).{0,4}(?:断气|吐血|散架)"
     r"|吐血(?:推荐|整理|价|甩卖|安利)|跳楼(?:价|机|大甩卖|甩卖)|窒息(?:的|感十足)?(?:操作|发言|美)|心脏骤停的"
     r"|(?:作业|代码|bug|论文|题).{0,8}(?:杀|弄死)"
     r"|(?:电脑|手机|电视|服务器|系统|网络|汽车|车子|程序|代码|机器|软件|空调).{0,10}(?:中毒|瘫痪|休克|昏迷|没反应"
