@@ -211,7 +211,7 @@ _PERSON = re.compile(
 )
 _STORY = re.compile(
     r"(?:小说|电影|电视剧|剧|游戏|故事|漫画|动漫|书|歌|片子)[里中](?!院)|梦[见到里]|(?:刷到|看到|听说|看了"
-    r"|看过).{0,6}(?:新闻|视频|帖子?|热搜|报道)|新闻|写.{0,4}(?:小说|剧本|故事|网文|同人)|《[^》]{1,20}》|[男女][主二]|主角|角色|歌词|段子|剧情"
+    r"|看过).{0,6}(?:新闻|视频|帖子?|热搜|报道)|新闻|写.{0,4}(?:小说|剧本|故事|网文|同人)|[追看刷播][了过]?《|[男女](?:主(?!诉)|[二三]号?(?=[替为把被跟和]))|主角|角色|歌词|段子|剧情"
     r"|\b(?:pulp fiction|breaking bad|grey's anatomy"
     r"|in (?:the|a|this|my) (?:movie|novel|film|show|story|game|book|dream)|(?:movie|novel|film|game"
     r"|story) (?:where|about|i)|dream(?:t|ed)|character|protagonist|song|lyrics|the news)\b"

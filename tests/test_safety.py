@@ -76,6 +76,8 @@ def test_self_harm_gets_the_support_line_and_somebody_beside_them() -> None:
     ("text", "sign"),
     [
         ("没有发烧，但是胸口疼，出冷汗", "heart"),
+        ("男二十岁，胸口剧痛，出冷汗", "heart"),
+        ("按《偏方》喝了农药，一直吐", "poisoning"),
         ("胸口不疼，也没出汗", None),
         ("胸痛没有，呼吸困难没有", None),
         ("胸痛没有缓解，还出冷汗", "heart"),
